@@ -1,0 +1,1 @@
+"""Ablation platform for distortion-aware adapters of monocular metric-depth networks."""

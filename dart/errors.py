@@ -1,0 +1,14 @@
+"""Errors that a user can mend: one line that says what, where, and what is allowed."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave; its text is one line, and the command exits with 2."""
+
+
+def did_you_mean(value: str, allowed: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest allowed word, or an empty text."""
+    matches = get_close_matches(value, list(allowed), n=1, cutoff=0.6)
+    return f"; did you mean '{matches[0]}'?" if matches else ""
