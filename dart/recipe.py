@@ -1,0 +1,127 @@
+"""What decides a run's outcome, written down: the recipe, whose hash is the run's key.
+
+Nothing here imports torch, so that a plan is made at once. Everything that could change a
+number is part of a recipe: hyperparameters with their defaults filled in, the code of the
+variant, the fingerprints of the data, the pretrained weights and the meaning of our own code.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+SEMANTICS = 1
+"""Raised by hand whenever a change of ``dart`` would change the outcome of a recipe."""
+
+ZERO_SHOT = "zero_shot"
+"""The row of every study that is the pretrained network, untouched."""
+
+Group = Literal["adapters", "decoder", "scale_head", "encoder"]
+MetricName = Literal[
+    "abs_rel", "sq_rel", "rmse", "rmse_log", "si_log", "log10", "delta1", "delta2", "delta3"
+]
+
+
+class Frozen(BaseModel):
+    """A pydantic model that cannot change and refuses unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
+    )
+
+
+class ProtocolSpec(Frozen):
+    """What all variants of a study share: network, domains and metric."""
+
+    pretrained: str = "rooms_small"
+    """Name of a shipped checkpoint, or the path of a local one."""
+    source: tuple[str, ...] = Field(default=("rooms_pinhole",), min_length=1, strict=False)
+    """Domains to retain; forgetting is measured here."""
+    target: str = "rooms_fisheye"
+    """The domain to adapt to."""
+    held_out: tuple[str, ...] = Field(default=("rooms_stereographic",), strict=False)
+    """Domains never trained on."""
+    metric: MetricName = "abs_rel"
+    """The metric of the final table; every metric is recorded."""
+
+    @model_validator(mode="after")
+    def _domains_differ(self) -> Self:
+        names = [*self.source, self.target, *self.held_out]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"domain {twice[0]!r} is named twice; source, target and held_out differ")
+        return self
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Domain -> ``source``, ``target`` or ``held_out``."""
+        roles = dict.fromkeys(self.source, "source")
+        roles[self.target] = "target"
+        return roles | dict.fromkeys(self.held_out, "held_out")
+
+
+class TrainingSpec(Frozen):
+    """How every variant of a study is trained: the same budget for all."""
+
+    trainable: tuple[Group, ...] = Field(
+        default=("adapters", "decoder", "scale_head"), min_length=1, strict=False
+    )
+    """Parameter groups that train; the others keep gradients off and stay in eval mode."""
+    steps: int = Field(default=400, ge=1)
+    """Optimiser steps."""
+    batch_size: int = Field(default=8, ge=1)
+    """Images a step."""
+    learning_rate: FiniteFloat = Field(default=1e-3, gt=0, strict=False)
+    """Peak learning rate of AdamW; linear warm-up over a tenth of the steps, then a cosine to 0."""
+    learning_rate_factors: dict[Group, FiniteFloat] = Field(default={}, strict=False)
+    """Factors on the learning rate for single groups; 1 where absent."""
+    weight_decay: FiniteFloat = Field(default=0.0, ge=0, strict=False)
+    """AdamW's decoupled decay, on matrices only."""
+    adam_eps: FiniteFloat = Field(default=1e-8, gt=0, strict=False)
+    """AdamW's epsilon; the seed's DAA has gradients below 1e-8 (docs/decisions.md)."""
+    gradient_clip: FiniteFloat = Field(default=1.0, gt=0, strict=False)
+    """Largest norm of the whole gradient."""
+    loss: Literal["si_log", "log_l1"] = "si_log"
+    """Training loss on log distance."""
+    flip: bool = True
+    """Mirror half of the training images, together with their cameras."""
+    colour: FiniteFloat = Field(default=0.0, ge=0, le=1, strict=False)
+    """Strength of the random change of brightness, contrast and colour; 0 turns it off."""
+
+
+class Recipe(Frozen):
+    """One run, whole: the same recipe gives the same run."""
+
+    variant: str
+    hyperparameters: dict[str, bool | int | float | str] = {}
+    """Every hyperparameter of the variant, defaults filled in."""
+    variant_code: str = ""
+    """Hash of the source of the variant's module, comments and docstrings left out."""
+    protocol: ProtocolSpec = ProtocolSpec()
+    training: TrainingSpec = TrainingSpec()
+    seed: int = Field(default=0, ge=0)
+    pretrained_sha256: str
+    """Of the checkpoint's file."""
+    data: dict[str, str]
+    """Fingerprint of every split that the run reads: ``domain/split`` -> hash."""
+    semantics: int = SEMANTICS
+
+    @property
+    def key(self) -> str:
+        """The run's identity: sha256 of the recipe, without what only changes the final table."""
+        content = self.model_dump(mode="json")
+        content["protocol"].pop("metric")
+        content["protocol"].pop("pretrained")  # the hash of its bytes stands for it
+        return canonical_hash(content)
+
+
+def canonical_hash(content: Mapping[str, object]) -> str:
+    """Return the sha256 of ``content`` as JSON with sorted keys.
+
+    Raises:
+        ValueError: For NaN and infinity, which JSON cannot hold.
+    """
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
