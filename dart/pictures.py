@@ -1,0 +1,87 @@
+"""Distance maps as pictures, with a scale in metres.
+
+Axes: ``h w`` pixels, ``3`` colours.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from numpy import ndarray
+
+COLOURS = colormaps["turbo_r"].with_extremes(bad="black")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One row of a sheet: an image, its true distance, and what was predicted before and after."""
+
+    name: str
+    image: Float[ndarray, "h w 3"]
+    true: Float[ndarray, "h w"]
+    valid: Bool[ndarray, "h w"]
+    before: Float[ndarray, "h w"]
+    after: Float[ndarray, "h w"]
+
+
+def _limits(distances: Float[ndarray, " n"]) -> LogNorm:
+    low, high = np.percentile(distances, [2, 98])
+    return LogNorm(low, max(high, low * 1.01))
+
+
+def _show(axes: Axes, distance: Float[ndarray, "h w"], valid: Bool[ndarray, "h w"], norm: LogNorm) -> None:
+    axes.imshow(np.ma.masked_where(~valid, distance), cmap=COLOURS, norm=norm)
+
+
+def draw_distance(distance: Float[ndarray, "h w"], valid: Bool[ndarray, "h w"], path: Path) -> None:
+    """Write a PNG of one distance map, colours from near (red) to far (blue), scale in metres."""
+    h, w = distance.shape
+    figure = Figure(figsize=(7, 0.6 + 5.8 * h / w), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_axis_off()
+    norm = _limits(distance[valid])
+    _show(axes, distance, valid, norm)
+    bar = figure.colorbar(ScalarMappable(norm, COLOURS), ax=axes, shrink=0.9)
+    _label_metres(bar.ax, norm)
+    bar.set_label("distance along the ray [m]")
+    figure.savefig(path)
+
+
+def _label_metres(axes: Axes, norm: LogNorm) -> None:
+    ticks = np.geomspace(norm.vmin, norm.vmax, 6)
+    axes.set_yticks(ticks, [f"{tick:.2f}" if tick < 1 else f"{tick:.1f}" for tick in ticks])
+    axes.minorticks_off()
+
+
+def draw_panels(panels: Sequence[Panel], path: Path) -> None:
+    """Write a PNG sheet: image, truth, before, after, and their relative errors, a row an image."""
+    titles = ("image", "true distance", "before", "after", "|error| before", "|error| after")
+    figure = Figure(figsize=(2.1 * 6 + 1.6, 1.75 * len(panels) + 0.3), dpi=90, layout="constrained")
+    grid = figure.subplots(len(panels), len(titles), squeeze=False)
+    for row, panel in zip(grid, panels, strict=True):
+        norm = _limits(panel.true[panel.valid])
+        row[0].imshow(panel.image.clip(0, 1))
+        row[0].set_ylabel(panel.name, fontsize=7)
+        for axes, values in zip(row[1:4], (panel.true, panel.before, panel.after), strict=True):
+            _show(axes, values, panel.valid, norm)
+        bar = figure.colorbar(ScalarMappable(norm, COLOURS), ax=row[3])
+        _label_metres(bar.ax, norm)
+        bar.set_label("m")
+        safe = np.where(panel.valid, panel.true, 1.0)
+        for axes, values in zip(row[4:], (panel.before, panel.after), strict=True):
+            error = np.ma.masked_where(~panel.valid, np.abs(values - panel.true) / safe)
+            shown = axes.imshow(error, cmap="magma", vmin=0, vmax=0.6)
+        figure.colorbar(shown, ax=row[5], label="relative")
+        for axes in row:
+            axes.set_xticks([])
+            axes.set_yticks([])
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title, fontsize=9)
+    figure.savefig(path)

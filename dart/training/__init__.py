@@ -1,0 +1,1 @@
+"""Training: what is frozen, what the loss is, and the loop."""

@@ -1,0 +1,149 @@
+"""The training loop: sixty lines that every variant goes through."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dart.data.dataset import Batch, Sample
+from dart.recipe import TrainingSpec
+from dart.training.batches import draw_batch
+from dart.training.freeze import GROUPS
+from dart.training.loss import LOSSES
+
+
+class Diverged(ValueError):
+    """The loss or the gradient is no longer a finite number; the run has failed."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimiser step did."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+
+
+def learning_rate_factor(step: int, steps: int) -> float:
+    """Return the share of the peak learning rate: a tenth of warm-up, then a cosine towards 0.
+
+    >>> round(learning_rate_factor(9, 100), 6), round(learning_rate_factor(55, 101), 6)
+    (1.0, 0.5)
+    """
+    warm_up = max(1, steps // 10)
+    if step < warm_up:
+        return (step + 1) / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+
+
+def create_optimizer(model: nn.Module, spec: TrainingSpec) -> torch.optim.AdamW:
+    """Return AdamW over what requires a gradient: a rate for each part, decay on matrices only."""
+    groups: list[dict[str, Any]] = []
+    for part in GROUPS:
+        rate = spec.learning_rate * spec.learning_rate_factors.get(part, 1.0)  # type: ignore[call-overload]
+        trained = [p for p in model.get_submodule(part).parameters() if p.requires_grad]
+        for decay, members in (
+            (spec.weight_decay, [p for p in trained if p.ndim > 1]),
+            (0.0, [p for p in trained if p.ndim <= 1]),
+        ):
+            if members:
+                groups.append({"params": members, "peak": rate, "weight_decay": decay})
+    return torch.optim.AdamW(groups, lr=spec.learning_rate, eps=spec.adam_eps)
+
+
+@dataclass
+class Trainer:
+    """Trains what requires a gradient in ``model``; its state is small and can be saved.
+
+    Args:
+        model: Maps images and cameras to a prediction with ``distance`` in metres.
+        data: Training samples.
+        spec: Steps, batch size, rates, loss and augmentation.
+        seed: Order and augmentation follow from it.
+        device: Where the model lies.
+    """
+
+    model: nn.Module
+    data: Sequence[Sample]
+    spec: TrainingSpec
+    seed: int
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        self.optimizer = create_optimizer(self.model, self.spec)
+        self.history: list[Step] = []
+
+    def loss(self, batch: Batch) -> Float[Tensor, ""]:
+        """Return the loss of one batch, already on the device."""
+        prediction = self.model(batch.image, batch.cameras)
+        return LOSSES[self.spec.loss](prediction.distance, batch.distance, batch.valid)
+
+    def take_step(self) -> Step:
+        """Do the next optimiser step.
+
+        Raises:
+            Diverged: If the loss or the gradient is not finite; the weights stay as they were.
+        """
+        spec, step = self.spec, len(self.history)
+        factor = learning_rate_factor(step, spec.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        batch = draw_batch(
+            self.data,
+            batch_size=spec.batch_size,
+            seed=self.seed,
+            step=step,
+            flips=spec.flip,
+            colour=spec.colour,
+        ).to(self.device)
+        self.optimizer.zero_grad()
+        loss = self.loss(batch)
+        loss.backward()
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = float(nn.utils.clip_grad_norm_(trained, spec.gradient_clip))
+        record = Step(step, float(loss.detach()), spec.learning_rate * factor, norm)
+        if not (math.isfinite(record.loss) and math.isfinite(norm)):
+            raise Diverged(f"step {step}: the loss is {record.loss}, the gradient's norm {norm}")
+        self.optimizer.step()
+        self.history.append(record)
+        return record
+
+    def run(self, *, on_step: Callable[[Step], None] = lambda _: None) -> list[Step]:
+        """Take all steps that are left and return the whole history."""
+        while len(self.history) < self.spec.steps:
+            on_step(self.take_step())
+        return self.history
+
+    def save(self, path: Path) -> None:
+        """Write what is needed to go on later; the file is whole or absent."""
+        state = {
+            "model": {k: p for k, p in self.model.named_parameters() if p.requires_grad},
+            "optimizer": self.optimizer.state_dict(),
+            "history": [asdict(step) for step in self.history],
+        }
+        partial = path.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(path)
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``save`` wrote.
+
+        Raises:
+            ValueError: If the state belongs to other trainable parameters.
+        """
+        own = {k: p for k, p in self.model.named_parameters() if p.requires_grad}
+        saved = state["model"]
+        if {k: p.shape for k, p in own.items()} != {k: p.shape for k, p in saved.items()}:
+            raise ValueError("the saved state belongs to another model or freeze policy")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(saved[name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history = [Step(**step) for step in state["history"]]
