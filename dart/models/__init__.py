@@ -1,0 +1,3 @@
+"""The networks: encoders, adapters, decoder and scale head."""
+
+from dart.models import tinyvim as tinyvim
