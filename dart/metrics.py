@@ -10,6 +10,7 @@ Source: FACTS section 7 lists how the field's code bases differ; deviations stan
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -112,3 +113,39 @@ def degradation(before: float, after: float, *, metric: str) -> float:
     forgetting; on the target domain its negative is adaptation.
     """
     return before - after if METRICS[metric].higher_is_better else after - before
+
+
+def compare(domains: Mapping[str, Mapping[str, Any]], metric: str) -> dict[str, float]:
+    """Return the two objectives and what they are made of, for one metric.
+
+    Args:
+        domains: Domain -> ``role``, and the means of every metric ``before`` and ``after``.
+        metric: Key of ``METRICS``.
+
+    Returns:
+        ``forgetting`` is the mean over source domains and ``forgetting_worst`` the largest;
+        ``*_relative`` is the mean of each domain's change over its own value before. The
+        ``held_out_*`` are absent where no domain is held out.
+    """
+    values = {
+        role: [d for d in domains.values() if d["role"] == role]
+        for role in ("source", "target", "held_out")
+    }
+    (target,) = values["target"]
+    outcome = {"target_before": target["before"][metric], "target_after": target["after"][metric]}
+    for role in ("source", "held_out"):
+        for when in ("before", "after") if values[role] else ():
+            outcome[f"{role}_{when}"] = float(np.mean([d[when][metric] for d in values[role]]))
+    lost = [
+        degradation(d["before"][metric], d["after"][metric], metric=metric)
+        for d in values["source"]
+    ]
+    before = [d["before"][metric] for d in values["source"]]
+    gained = degradation(target["after"][metric], target["before"][metric], metric=metric)
+    return outcome | {
+        "adaptation": gained,
+        "adaptation_relative": gained / target["before"][metric],
+        "forgetting": float(np.mean(lost)),
+        "forgetting_worst": max(lost),
+        "forgetting_relative": float(np.mean(np.divide(lost, before))),
+    }

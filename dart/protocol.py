@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 from dart.checkpoint_header import resolve_checkpoint
 from dart.data.dataset import Sample, collate, open_domain
-from dart.metrics import degradation, measure_image
+from dart.metrics import compare, measure_image
 from dart.models import DepthNet, create_model
 from dart.models.checkpoint import load_pretrained, save_adapter
 from dart.models.folding import fold
@@ -36,6 +36,7 @@ from dart.training.freeze import count_trainable, frozen_hash, set_trainable
 from dart.training.loop import Step, Trainer
 
 EVALUATION_BATCH = 16
+SAVE_EVERY = 20
 PICTURES = {"target": 3, "source": 2, "held_out": 1}
 
 
@@ -142,43 +143,18 @@ def summarize_domains(errors: pd.DataFrame, *, split: str) -> dict[str, dict[str
     return domains
 
 
-def compare(domains: Mapping[str, Mapping[str, Any]], metric: str) -> dict[str, float]:
-    """Return the two objectives and what they are made of, for one metric.
-
-    ``forgetting`` is the mean over source domains, ``forgetting_worst`` the largest;
-    ``forgetting_relative`` is the mean of each domain's change over its own value before.
-    """
-    worse = {
-        name: degradation(d["before"][metric], d["after"][metric], metric=metric)
-        for name, d in domains.items()
-    }
-    of_role = lambda role: [name for name, d in domains.items() if d["role"] == role]  # noqa: E731
-    (target,), source, held_out = of_role("target"), of_role("source"), of_role("held_out")
-    outcome = {
-        "target_before": domains[target]["before"][metric],
-        "target_after": domains[target]["after"][metric],
-        "adaptation": -worse[target] + 0.0,  # + 0.0: no negative zero
-        "adaptation_relative": -worse[target] / domains[target]["before"][metric] + 0.0,
-        "source_before": float(np.mean([domains[name]["before"][metric] for name in source])),
-        "source_after": float(np.mean([domains[name]["after"][metric] for name in source])),
-        "forgetting": float(np.mean([worse[name] for name in source])),
-        "forgetting_worst": max(worse[name] for name in source),
-        "forgetting_relative": float(
-            np.mean([worse[name] / domains[name]["before"][metric] for name in source])
-        ),
-    }
-    if held_out:
-        for when in ("before", "after"):
-            outcome[f"held_out_{when}"] = float(
-                np.mean([domains[name][when][metric] for name in held_out])
-            )
-    return outcome
-
-
 def _adapt(
-    model: DepthNet, recipe: Recipe, *, device: torch.device, on_step: Callable[[Step], None]
+    model: DepthNet,
+    recipe: Recipe,
+    *,
+    device: torch.device,
+    state: Path | None,
+    on_step: Callable[[Step], None],
 ) -> tuple[list[Step], str]:
     """Train on the target and return the history and the hash of all that was frozen.
+
+    Args:
+        state: File that the training state is kept in, and gone on from if it exists.
 
     Raises:
         RuntimeError: If a frozen parameter or buffer changed.
@@ -189,7 +165,15 @@ def _adapt(
         return [], frozen
     data = open_domain(recipe.protocol.target, "train")
     trainer = Trainer(model, data, recipe.training, recipe.seed, device)
-    history = trainer.run(on_step=on_step)
+    if state is not None and state.exists():
+        trainer.load(read_state(state))
+
+    def after_step(step: Step) -> None:
+        if state is not None and (step.step + 1) % SAVE_EVERY == 0:
+            trainer.save(state)
+        on_step(step)
+
+    history = trainer.run(on_step=after_step)
     if frozen_hash(model) != frozen:
         raise RuntimeError("a frozen parameter or buffer changed during training")
     return history, frozen
@@ -201,6 +185,7 @@ def run_recipe(
     *,
     results: Path,
     device: str = "cpu",
+    state: Path | None = None,
     on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
 ) -> dict[str, Any]:
     """Train and measure one recipe, write its record into ``folder`` and return ``result.json``.
@@ -209,6 +194,7 @@ def run_recipe(
         folder: Where the record goes; the caller commits it.
         results: Root of all results; holds the measurements before adaptation.
         device: A torch device.
+        state: Keeps the state of training every few steps, so that an interrupted run can go on.
         on_step: Called with steps done, steps in all and the loss after every step.
 
     Raises:
@@ -233,7 +219,7 @@ def run_recipe(
     else:
         total = recipe.training.steps
         history, frozen = _adapt(
-            model, recipe, device=where, on_step=lambda s: on_step(s.step + 1, total, s.loss)
+            model, recipe, device=where, state=state, on_step=lambda s: on_step(s.step + 1, total, s.loss)
         )
         trainable = count_trainable(model)
         maps = {s: predict(model, data[s], device=where) for s in splits}  # type: ignore[arg-type]
@@ -264,6 +250,7 @@ def run_recipe(
         "domains": domains,
         **compare(domains, recipe.protocol.metric),
         "validation": compare(summarize_domains(errors, split="val"), recipe.protocol.metric),
+        "validation_domains": summarize_domains(errors, split="val"),
         "frozen_hash_before": frozen,
         "frozen_hash_after": frozen_hash(model),
         "peak_memory_mib": round(peak, 1),
