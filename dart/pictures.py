@@ -36,7 +36,9 @@ def _limits(distances: Float[ndarray, " n"]) -> LogNorm:
     return LogNorm(low, max(high, low * 1.01))
 
 
-def _show(axes: Axes, distance: Float[ndarray, "h w"], valid: Bool[ndarray, "h w"], norm: LogNorm) -> None:
+def _show(
+    axes: Axes, distance: Float[ndarray, "h w"], valid: Bool[ndarray, "h w"], norm: LogNorm
+) -> None:
     axes.imshow(np.ma.masked_where(~valid, distance), cmap=COLOURS, norm=norm)
 
 

@@ -10,12 +10,11 @@ import os
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -33,7 +32,7 @@ from dart.provenance import describe_environment
 from dart.recipe import ZERO_SHOT, Recipe, canonical_hash
 from dart.seeds import derive_generator
 from dart.training.freeze import count_trainable, frozen_hash, set_trainable
-from dart.training.loop import Step, Trainer
+from dart.training.loop import Step, Trainer, read_state
 
 EVALUATION_BATCH = 16
 SAVE_EVERY = 20
@@ -106,7 +105,9 @@ def measure_before(
         "torch": torch.__version__,
         "device": device.type,
     }
-    path = results / "before" / f"{split.domain}-{split.name}-{canonical_hash(identity)[:16]}.parquet"
+    path = (
+        results / "before" / f"{split.domain}-{split.name}-{canonical_hash(identity)[:16]}.parquet"
+    )
     if not path.exists():
         data = open_domain(split.domain, split.name)
         _atomic_parquet(measure(data, predict(model, data, device=device)), path)
@@ -149,34 +150,91 @@ def _adapt(
     *,
     device: torch.device,
     state: Path | None,
-    on_step: Callable[[Step], None],
-) -> tuple[list[Step], str]:
-    """Train on the target and return the history and the hash of all that was frozen.
+    on_step: Callable[[int, int, float], None],
+) -> list[Step]:
+    """Train on the target and return the history.
 
     Args:
         state: File that the training state is kept in, and gone on from if it exists.
-
-    Raises:
-        RuntimeError: If a frozen parameter or buffer changed.
     """
     set_trainable(model, recipe.training.trainable)
-    frozen = frozen_hash(model)
-    if count_trainable(model) == 0:
-        return [], frozen
+    if count_trainable(model) == 0:  # the variant `none` with trainable: [adapters]
+        return []
     data = open_domain(recipe.protocol.target, "train")
     trainer = Trainer(model, data, recipe.training, recipe.seed, device)
     if state is not None and state.exists():
         trainer.load(read_state(state))
 
     def after_step(step: Step) -> None:
-        if state is not None and (step.step + 1) % SAVE_EVERY == 0:
+        done = step.step + 1
+        if state is not None and done % SAVE_EVERY == 0:
             trainer.save(state)
-        on_step(step)
+        on_step(done, recipe.training.steps, step.loss)
 
-    history = trainer.run(on_step=after_step)
-    if frozen_hash(model) != frozen:
-        raise RuntimeError("a frozen parameter or buffer changed during training")
-    return history, frozen
+    return trainer.run(on_step=after_step)
+
+
+class _Measurements:
+    """Every split of a protocol: its data, the errors before, and the maps of what is pictured."""
+
+    def __init__(
+        self, model: DepthNet, recipe: Recipe, *, results: Path, device: torch.device
+    ) -> None:
+        self.device = device
+        self.data = {
+            split: open_domain(split.domain, split.name)
+            for split in list_splits(recipe.protocol.roles)
+        }
+        self.before = {
+            split: measure_before(model, split, recipe, results=results, device=device)
+            for split in self.data
+        }
+        self.pictured = {
+            split: [data[i] for i in range(min(PICTURES[split.role], len(data)))]
+            for split, data in self.data.items()
+            if split.name == "test"
+        }
+        self.maps_before = self.predict_pictured(model)
+
+    def predict_pictured(self, model: DepthNet) -> dict[Split, list[Float[ndarray, "h w"]]]:
+        """Return the maps of the frames that are shown."""
+        return {s: predict(model, shown, device=self.device) for s, shown in self.pictured.items()}
+
+    def errors(self, model: DepthNet | None) -> pd.DataFrame:
+        """Return one row an image and metric, before and after; None: nothing was changed."""
+        tables = []
+        for split, data in self.data.items():
+            table = self.before[split].rename(columns={"value": "before"})
+            if model is None:
+                table["after"] = table["before"]
+            else:
+                table["after"] = measure(data, predict(model, data, device=self.device))["value"]
+            tables.append(table.assign(domain=split.domain, role=split.role, split=split.name))
+        columns = ["domain", "role", "split", "image", "scene", "metric", "before", "after"]
+        return pd.concat(tables, ignore_index=True)[columns]
+
+    def draw(self, model: DepthNet, path: Path) -> None:
+        """Write the sheet of predictions before and after."""
+        after = self.predict_pictured(model)
+        panels = [
+            Panel(
+                name=f"{split.role}\n{sample.key}",
+                image=sample.image.permute(1, 2, 0).numpy(),
+                true=sample.distance.numpy(),
+                valid=sample.valid.numpy(),
+                before=self.maps_before[split][index],
+                after=after[split][index],
+            )
+            for split, samples in self.pictured.items()
+            for index, sample in enumerate(samples)
+        ]
+        draw_panels(panels, path)
+
+
+def _peak_memory(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def run_recipe(
@@ -186,7 +244,7 @@ def run_recipe(
     results: Path,
     device: str = "cpu",
     state: Path | None = None,
-    on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+    on_step: Callable[[int, int, float], None] = lambda _done, _steps, _loss: None,
 ) -> dict[str, Any]:
     """Train and measure one recipe, write its record into ``folder`` and return ``result.json``.
 
@@ -200,44 +258,25 @@ def run_recipe(
     Raises:
         Diverged: If the loss is no longer finite.
         UserError: If the checkpoint or a data set cannot be used.
+        RuntimeError: If a frozen parameter or buffer changed.
     """
     started, clock, where = datetime.now(UTC), time.perf_counter(), torch.device(device)
+    untouched = recipe.variant == ZERO_SHOT
     model = _load(recipe, where)
-    splits = list_splits(recipe.protocol.roles)
-    data = {split: open_domain(split.domain, split.name) for split in splits}
+    set_trainable(model, () if untouched else recipe.training.trainable)
+    trainable, frozen = count_trainable(model), frozen_hash(model)
     model.adapters_enabled = False
-    before = {s: measure_before(model, s, recipe, results=results, device=where) for s in splits}
-    shown = {s: [data[s][i] for i in range(PICTURES[s.role])] for s in splits if s.name == "test"}
-    maps_before = {s: predict(model, samples, device=where) for s, samples in shown.items()}
+    measurements = _Measurements(model, recipe, results=results, device=where)
     model.adapters_enabled = True
-
-    history: list[Step] = []
-    if recipe.variant == ZERO_SHOT:
-        model.requires_grad_(False)
-        frozen, trainable = frozen_hash(model), 0
-        maps = None
-    else:
-        total = recipe.training.steps
-        history, frozen = _adapt(
-            model, recipe, device=where, state=state, on_step=lambda s: on_step(s.step + 1, total, s.loss)
-        )
-        trainable = count_trainable(model)
-        maps = {s: predict(model, data[s], device=where) for s in splits}  # type: ignore[arg-type]
-
-    tables = []
-    for split in splits:
-        table = before[split].rename(columns={"value": "before"})
-        table["after"] = (
-            table["before"] if maps is None else measure(data[split], maps[split])["value"]
-        )
-        tables.append(table.assign(domain=split.domain, role=split.role, split=split.name))
-    errors = pd.concat(tables, ignore_index=True)
+    history = [] if untouched else _adapt(model, recipe, device=where, state=state, on_step=on_step)
+    if frozen_hash(model) != frozen:
+        raise RuntimeError("a frozen parameter or buffer changed during training")
+    errors = measurements.errors(None if untouched else model)
     domains = summarize_domains(errors, split="test")
-    peak = (
-        torch.cuda.max_memory_allocated(where) / 2**20
-        if where.type == "cuda"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    )
+    measurements.draw(model, folder / "predictions.png")
+    if not untouched:
+        recorded = {"recipe": recipe.model_dump_json(), "key": recipe.key}
+        save_adapter(model, folder / "adapter.safetensors", metadata=recorded)
     result = {
         "key": recipe.key,
         "status": "finished",
@@ -250,49 +289,19 @@ def run_recipe(
         "domains": domains,
         **compare(domains, recipe.protocol.metric),
         "validation": compare(summarize_domains(errors, split="val"), recipe.protocol.metric),
-        "validation_domains": summarize_domains(errors, split="val"),
         "frozen_hash_before": frozen,
         "frozen_hash_after": frozen_hash(model),
-        "peak_memory_mib": round(peak, 1),
+        "peak_memory_mib": round(_peak_memory(where), 1),
         "environment": describe_environment(device=str(where), threads=torch.get_num_threads()),
         "started": started.isoformat(),
         "ended": datetime.now(UTC).isoformat(),
         "wall_seconds": round(time.perf_counter() - clock, 3),
     }
-    _write_record(folder, recipe=recipe, result=result, errors=errors, history=history)
-    if recipe.variant != ZERO_SHOT:
-        save_adapter(model, folder / "adapter.safetensors", metadata={"recipe": recipe.model_dump_json()})
-    panels = [
-        Panel(
-            name=f"{split.role}\n{sample.key}",
-            image=sample.image.permute(1, 2, 0).numpy(),
-            true=sample.distance.numpy(),
-            valid=sample.valid.numpy(),
-            before=maps_before[split][i],
-            after=(maps_before if maps is None else maps)[split][i],
-        )
-        for split, samples in shown.items()
-        for i, sample in enumerate(samples)
-    ]
-    draw_panels(panels, folder / "predictions.png")
-    return result
-
-
-def _write_record(
-    folder: Path,
-    *,
-    recipe: Recipe,
-    result: Mapping[str, Any],
-    errors: pd.DataFrame,
-    history: Sequence[Step],
-) -> None:
-    columns = ["domain", "role", "split", "image", "scene", "metric", "before", "after"]
-    errors[columns].to_parquet(folder / "per_image.parquet", index=False)
-    fields = list(Step.__dataclass_fields__)
-    frame = pd.DataFrame([vars(step) for step in history], columns=fields)
-    frame.to_parquet(folder / "history.parquet", index=False)
+    errors.to_parquet(folder / "per_image.parquet", index=False)
+    steps = pd.DataFrame([asdict(step) for step in history], columns=[f.name for f in fields(Step)])
+    steps.to_parquet(folder / "history.parquet", index=False)
     (folder / "recipe.json").write_text(recipe.model_dump_json(indent=1))
-    text = json.dumps(result, indent=1, allow_nan=False)
-    (folder / "result.json").write_text(text)
-
-
+    (folder / "result.json").write_text(json.dumps(result, indent=1, allow_nan=False))
+    if state is not None:
+        state.unlink(missing_ok=True)
+    return result

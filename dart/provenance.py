@@ -9,7 +9,7 @@ PACKAGES = ("torch", "timm", "numpy", "pandas", "opencv-python-headless", "mlflo
 
 
 def git_state(folder: Path) -> dict[str, str | bool]:
-    """Return ``git_sha`` and ``dirty`` of the work tree that holds ``folder``; empty if there is none."""
+    """Return ``git_sha`` and ``dirty`` of the work tree around ``folder``; empty without one."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(

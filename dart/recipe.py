@@ -51,7 +51,9 @@ class ProtocolSpec(Frozen):
         names = [*self.source, self.target, *self.held_out]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"domain {twice[0]!r} is named twice; source, target and held_out differ")
+            raise ValueError(
+                f"domain {twice[0]!r} is named twice; source, target and held_out differ"
+            )
         return self
 
     @property

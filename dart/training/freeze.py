@@ -25,7 +25,7 @@ def set_trainable(model: nn.Module, groups: Sequence[str]) -> None:
         part.requires_grad_(name in groups)
         part.train(name in groups)
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  the only common base
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
 
 

@@ -1,6 +1,7 @@
 """The training loop: sixty lines that every variant goes through."""
 
 import math
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,10 +12,24 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dart.data.dataset import Batch, Sample
+from dart.errors import UserError
 from dart.recipe import TrainingSpec
 from dart.training.batches import draw_batch
 from dart.training.freeze import GROUPS
 from dart.training.loss import LOSSES
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Return a training state from disk, without running any code that it may hold.
+
+    Raises:
+        UserError: If the file is not a whole training state.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is not a whole training state: {reason}") from error
 
 
 class Diverged(ValueError):
@@ -121,29 +136,35 @@ class Trainer:
             on_step(self.take_step())
         return self.history
 
-    def save(self, path: Path) -> None:
-        """Write what is needed to go on later; the file is whole or absent."""
-        state = {
-            "model": {k: p for k, p in self.model.named_parameters() if p.requires_grad},
+    def _own_state(self) -> dict[str, Tensor]:
+        trained = {k: p for k, p in self.model.named_parameters() if p.requires_grad}
+        return trained | dict(self.model.named_buffers())
+
+    def state(self) -> dict[str, Any]:
+        """Return all that is needed to go on later: weights, optimiser and history."""
+        return {
+            "model": self._own_state(),
             "optimizer": self.optimizer.state_dict(),
             "history": [asdict(step) for step in self.history],
         }
+
+    def save(self, path: Path) -> None:
+        """Write ``state()``; the file is whole or absent."""
         partial = path.with_suffix(".partial")
-        torch.save(state, partial)
+        torch.save(self.state(), partial)
         partial.replace(path)
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from what ``save`` wrote.
+        """Go on from what ``state`` returned.
 
         Raises:
             ValueError: If the state belongs to other trainable parameters.
         """
-        own = {k: p for k, p in self.model.named_parameters() if p.requires_grad}
-        saved = state["model"]
+        own, saved = self._own_state(), state["model"]
         if {k: p.shape for k, p in own.items()} != {k: p.shape for k, p in saved.items()}:
             raise ValueError("the saved state belongs to another model or freeze policy")
         with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(saved[name])
+            for name, tensor in own.items():
+                tensor.copy_(saved[name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.history = [Step(**step) for step in state["history"]]

@@ -1,0 +1,155 @@
+"""The command ``dart``: one run without a study, and what surrounds it.
+
+Only argument parsing lives here, so that ``--help`` answers at once; the work is in
+``dart.commands``, imported when a command runs.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dart.errors import UserError
+
+EPILOG = "Studies are launched with: python run_study.py studies/NAME.yaml [--plan]"
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="adapt the pretrained network with one variant",
+        description="Adapt on the target and measure every domain before and after: one run of a "
+        "study, without the study. The record lies in the run's folder.",
+    )
+    parser.add_argument("variant", help="a registered variant; see: dart variants")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="hyperparameters of the variant, for example num_queries=16",
+    )
+    parser.add_argument("--pretrained", default="rooms_small", help="shipped name or path")
+    parser.add_argument("--source", nargs="+", default=["rooms_pinhole"], metavar="DOMAIN")
+    parser.add_argument("--target", default="rooms_fisheye", metavar="DOMAIN")
+    parser.add_argument("--held-out", nargs="*", default=["rooms_stereographic"], metavar="DOMAIN")
+    parser.add_argument(
+        "--trainable",
+        nargs="+",
+        default=["adapters", "decoder", "scale_head"],
+        metavar="PART",
+        help="freeze policy: what trains of adapters, decoder, scale_head, encoder",
+    )
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--out", type=Path, help="the run's folder (default: results/train/VARIANT-KEY)"
+    )
+    parser.add_argument("--results", type=Path, help="default: $DART_RESULTS or ./results")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with an interrupted run in the same folder"
+    )
+    _add_device(parser)
+
+
+def _add_reading(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="measure a checkpoint on domains",
+        description="Print every metric of a pretrained network or of an adapter, per domain.",
+    )
+    parser.add_argument("checkpoint", help="shipped name, or path of a .safetensors file")
+    parser.add_argument(
+        "--domains",
+        nargs="+",
+        default=["rooms_pinhole", "rooms_fisheye", "rooms_stereographic"],
+        metavar="DOMAIN",
+    )
+    parser.add_argument("--split", default="test", choices=["train", "val", "test"])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_device(parser)
+
+    parser = commands.add_parser(
+        "predict",
+        help="predict the distance map of one image",
+        description="Write the distance along the ray as a 16-bit PNG (millimetres, 0 = outside "
+        "the lens's field of view) and as a colour picture with a scale in metres.",
+    )
+    parser.add_argument("image", type=Path)
+    parser.add_argument("--camera", type=Path, required=True, help="JSON or YAML file of the lens")
+    parser.add_argument("--checkpoint", default="rooms_small", help="shipped name or path")
+    parser.add_argument("--out", type=Path, help="folder (default: beside the image)")
+    parser.add_argument(
+        "--width",
+        type=int,
+        help="resize image and camera to this width first (default: 128)",
+        default=128,
+    )
+    _add_device(parser)
+
+    parser = commands.add_parser("variants", help="list the registered adapter designs")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_making(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "render",
+        help="render frames of a built-in domain",
+        description="Render into a folder, in parallel; a stopped render goes on where it was.",
+    )
+    parser.add_argument("domain")
+    parser.add_argument("--split", default="train", choices=["train", "val", "test"])
+    parser.add_argument("--count", type=int, required=True, help="number of frames")
+    parser.add_argument("--out", type=Path, help="folder (default: the user's cache)")
+    parser.add_argument("--workers", type=int, default=2)
+
+    parser = commands.add_parser(
+        "pretrain",
+        help="train a source network from nothing",
+        description="Train encoder, decoder and scale head on a source domain; goes on from the "
+        "state file beside --out if there is one.",
+    )
+    parser.add_argument("--domain", default="rooms_pinhole")
+    parser.add_argument("--data", type=Path, help="folder of rendered training frames")
+    parser.add_argument("--encoder", default="tinyvim_s")
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
+    _add_device(parser)
+
+
+def create_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``dart`` and all its commands."""
+    parser = argparse.ArgumentParser(prog="dart", description=__doc__.split("\n")[0], epilog=EPILOG)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_reading(commands)
+    _add_making(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return 0, or 2 for a mistake of the user, 1 for a failed run."""
+    options = create_parser().parse_args(arguments)
+    try:
+        from dart import commands
+
+        return commands.COMMANDS[options.command](options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
