@@ -20,7 +20,7 @@ _CHUNK = 16
 
 def _run(decay: Tensor, drive: Tensor) -> Tensor:
     """Return h of h[l] = decay[l] h[l-1] + drive[l] along axis 1, step by step."""
-    states = drive.clone()
+    states = drive.clone(memory_format=torch.contiguous_format)
     previous, *rest = states.unbind(1)
     for factor, state in zip(decay.unbind(1)[1:], rest, strict=True):
         previous = state.addcmul_(factor, previous)
@@ -47,9 +47,17 @@ def _run_chunked(decay: Tensor, drive: Tensor) -> Tensor:
     return states.flatten(1, 2)[:, :num_steps]
 
 
-def _recur(decay: Tensor, drive: Tensor) -> Tensor:
-    chunked = drive.device.type != "cpu" and drive.shape[1] > 4 * _CHUNK
-    return _run_chunked(decay, drive) if chunked else _run(decay, drive)
+def _run_backwards(decay: Tensor, drive: Tensor) -> Tensor:
+    """Return g of g[l] = decay[l+1] g[l+1] + drive[l] along axis 1, step by step."""
+    states = drive.clone(memory_format=torch.contiguous_format)
+    *rest, later = states.unbind(1)
+    for factor, state in zip(reversed(decay.unbind(1)[1:]), reversed(rest), strict=True):
+        later = state.addcmul_(factor, later)
+    return states
+
+
+def _is_chunked(sequences: Tensor) -> bool:
+    return sequences.device.type != "cpu" and sequences.shape[1] > 4 * _CHUNK
 
 
 class _LinearRecurrence(Function):
@@ -57,7 +65,7 @@ class _LinearRecurrence(Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, decay: Tensor, drive: Tensor) -> Tensor:
-        states = _recur(decay, drive)
+        states = _run_chunked(decay, drive) if _is_chunked(drive) else _run(decay, drive)
         ctx.save_for_backward(decay, states)
         return states
 
@@ -65,9 +73,13 @@ class _LinearRecurrence(Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor]:
         decay, states = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
-        later_decay = functional.pad(decay[:, 1:], (0, 0) * (decay.ndim - 2) + (0, 1))
-        grad_drive = _recur(later_decay.flip(1), grad.flip(1)).flip(1)
-        grad_decay = torch.zeros_like(decay)
+        if _is_chunked(grad):
+            later_decay = functional.pad(decay[:, 1:], (0, 0) * (decay.ndim - 2) + (0, 1))
+            grad_drive = _run_chunked(later_decay.flip(1), grad.flip(1)).flip(1)
+        else:
+            grad_drive = _run_backwards(decay, grad)
+        grad_decay = torch.empty_like(decay)
+        grad_decay[:, 0] = 0
         torch.mul(grad_drive[:, 1:], states[:, :-1], out=grad_decay[:, 1:])
         return grad_decay, grad_drive
 
