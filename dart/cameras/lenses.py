@@ -19,7 +19,7 @@ _AXIS_SQUARE = 1e-24
 _EDGE = 1e-6
 _SMALLEST_SLOPE = 1e-6
 _NEWTON_STEPS = 64
-_CONVERGED = 1e-15
+_CONVERGED = 1e-13
 
 
 @dataclass(frozen=True, eq=False)

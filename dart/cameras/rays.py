@@ -45,11 +45,16 @@ def generate_rays(K: Float[Tensor, "b 3 3"], size: tuple[int, int]) -> Float[Ten
         size: Height and width of the image in pixels.
 
     Raises:
-        UserError: If a focal length is not positive, a number is not finite, or there is no pixel.
+        UserError: If ``K`` is not a batch of 3x3 matrices, a focal length is not positive, a number
+            is not finite, or there is no pixel.
 
     Source: UniDepth V2 (FACTS 3.1), as the dense rays (b, h, w, 3) that its decoder uses.
     """
     check_size(size, "generate_rays")
+    if K.ndim != 3 or K.shape[1:] != (3, 3) or not K.is_floating_point():
+        raise UserError(
+            f"generate_rays: K is {K.dtype} of shape {tuple(K.shape)}; floats (b, 3, 3) are needed"
+        )
     focal = K[:, [0, 1], [0, 1]]
     centre = K[:, :2, 2]
     _check_intrinsics(focal, centre)
@@ -92,7 +97,7 @@ def polar_azimuth(rays: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 2"]:
 
 
 def generate_fourier_features(
-    x: Float[Tensor, "*b d"], dim: int, max_freq: float, use_log: bool = True
+    x: Float[Tensor, "*b d"], dim: int, max_freq: float | int, use_log: bool = True
 ) -> Float[Tensor, "*b e"]:
     """Return ``sin(pi * frequency * x)``: all bands of the first coordinate, then the next.
 

@@ -1,0 +1,128 @@
+"""The dense camera embedding at the network's strides, computed once a camera.
+
+The embedding of a camera never changes, and a domain has few cameras, so it is kept; a study
+with a camera an image (crops) must not fill the memory with them, so it is kept only up to a
+number of bytes, the longest unused going first.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dart.cameras.camera import Camera
+from dart.cameras.lenses import Pinhole
+from dart.cameras.rays import check_size, embed_rays, embedding_channels
+from dart.errors import UserError
+
+_FOCAL_PER_DIAGONAL = 0.7
+
+
+def default_camera(size: tuple[int, int]) -> Pinhole:
+    """Return the fixed pinhole K0 of images that come without a camera.
+
+    The centre is the image's; the focal length is 0.7 of the diagonal, UniDepth V2's starting
+    guess: 59.5 degrees across an image of 4:3.
+    """
+    check_size(size, "default_camera")
+    height, width = size
+    focal = _FOCAL_PER_DIAGONAL * math.hypot(height, width)
+    return Pinhole(torch.tensor([focal, focal, width / 2, height / 2]), size)
+
+
+class CameraEmbedder:
+    """Fourier features of the rays of a camera, on the grid of a stage, cached.
+
+    Args:
+        dim: Channels wanted, as ``embed_rays``; ``channels`` says how many come.
+        max_bytes: Memory that the cache may hold; the last embedding is kept whatever its size.
+    """
+
+    def __init__(self, dim: int, *, max_bytes: int = 256 * 2**20) -> None:
+        if embedding_channels(dim) < 1:
+            raise UserError(f"CameraEmbedder: dim = {dim}; it must be at least 2")
+        self.dim = dim
+        self.channels = embedding_channels(dim)
+        self.max_bytes = max_bytes
+        self._cache: OrderedDict[tuple[object, ...], Tensor] = OrderedDict()
+        self._bytes = 0
+
+    def embed(
+        self,
+        cameras: Sequence[Camera],
+        stride: int,
+        *,
+        device: torch.device | str | None = None,
+    ) -> Float[Tensor, "#b e h w"]:
+        """Return the embedding of each camera at ``stride``; one row if all are the same camera.
+
+        The result is shared with later calls: do not write into it. No gradient reaches the
+        cameras' parameters.
+
+        Args:
+            cameras: One a picture, of one image size.
+            stride: Pixels a cell, which must divide height and width.
+            device: Where the result lies; by default where the first camera's parameters lie.
+
+        Raises:
+            UserError: If there is no camera, or the images differ in size, or ``stride`` does not
+                divide it.
+        """
+        height, width = _common_size(cameras)
+        if stride < 1 or height % stride or width % stride:
+            raise UserError(
+                f"an image of height {height} and width {width} has no embedding at stride "
+                f"{stride}; pad both sides to a multiple of it"
+            )
+        target = torch.device(device) if device is not None else cameras[0].params.device
+        unique = {camera.key: camera for camera in cameras}
+        rows = {key: self._embedded(camera, stride, target) for key, camera in unique.items()}
+        if len(rows) == 1 and cameras[0].params.ndim == 1:
+            return rows[cameras[0].key]
+        return torch.cat([rows[camera.key] for camera in cameras])
+
+    def _embedded(
+        self, camera: Camera, stride: int, device: torch.device
+    ) -> Float[Tensor, "b e h w"]:
+        height, width = camera.size
+        cells = (height // stride, width // stride)
+        rays_key = (camera.key, camera.params.dtype, device)
+        return self._cached(
+            (*rays_key, stride, self.dim),
+            lambda: embed_rays(
+                self._cached(
+                    rays_key,
+                    lambda: camera.rays().reshape(-1, height, width, 3).to(device),
+                ),
+                cells,
+                self.dim,
+            ),
+        )
+
+    def _cached(self, key: tuple[object, ...], compute: Callable[[], Tensor]) -> Tensor:
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        # A tensor born in inference mode could not be used in training later.
+        with torch.inference_mode(False), torch.no_grad():
+            value = compute().contiguous()
+        self._cache[key] = value
+        self._bytes += value.nbytes
+        while self._bytes > self.max_bytes and len(self._cache) > 1:
+            self._bytes -= self._cache.popitem(last=False)[1].nbytes
+        return value
+
+
+def _common_size(cameras: Sequence[Camera]) -> tuple[int, int]:
+    if not cameras:
+        raise UserError("no camera to embed; default_camera(size) is for images without one")
+    for camera in cameras:
+        if camera.size != cameras[0].size:
+            raise UserError(
+                f"cameras of one batch differ in image size: {cameras[0].size} and {camera.size} "
+                "(height, width)"
+            )
+    return cameras[0].size
