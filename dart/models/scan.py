@@ -3,8 +3,8 @@
 The map that is scanned is small (H/32 x W/32), so a loop over its cells that handles all
 directions, images and channels at once is fast enough on a CPU and needs no kernel.
 
-Axis letters: ``b`` batch, ``c`` channels, ``h w`` cells, ``k`` directions (four), ``l`` steps of
-a direction, ``n`` states, ``r`` rank of the time step.
+Axis letters: ``b`` batch, ``c`` channels, ``h w`` cells, ``k`` directions (four; of a parameter,
+four times the channels), ``l`` steps of a direction, ``n`` states, ``r`` rank of the time step.
 """
 
 import torch
@@ -71,7 +71,10 @@ class _LinearRecurrence(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: FunctionCtx, *grad_outputs: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        (grad,) = grad_outputs
         decay, states = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
         if _is_chunked(grad):
             later_decay = functional.pad(decay[:, 1:], (0, 0) * (decay.ndim - 2) + (0, 1))
@@ -93,11 +96,11 @@ def linear_recurrence(
 
 def selective_scan(
     inputs: Float[Tensor, "4 l b c"],
-    projection: Float[Tensor, "4 r+2*n c"],
+    projection: Float[Tensor, "4 m c"],
     step_projection: Float[Tensor, "4 c r"],
     step_bias: Float[Tensor, "4 c"],
-    log_decay: Float[Tensor, "4*c n"],
-    skip: Float[Tensor, "4*c"],
+    log_decay: Float[Tensor, "k n"],
+    skip: Float[Tensor, " k"],
 ) -> Float[Tensor, "4 l b c"]:
     """Return the selective scan of each of four sequences, in the dtype of ``inputs``.
 
@@ -106,7 +109,7 @@ def selective_scan(
         projection: From an input to [time step (low rank), B, C].
         step_projection: From the low rank to a time step per channel.
         step_bias: Added to the time step before its softplus.
-        log_decay: log(-A), one row per direction and channel.
+        log_decay: log(-A); the channels of the first direction come first.
         skip: D, the share of the input in the output.
     """
     num_directions, num_steps, batch, channels = inputs.shape
@@ -115,9 +118,7 @@ def selective_scan(
     low_rank, write, read = torch.bmm(tokens, projection.mT).split(
         [rank, num_states, num_states], dim=2
     )
-    step = functional.softplus(
-        torch.baddbmm(step_bias.unsqueeze(1), low_rank, step_projection.mT)
-    )
+    step = functional.softplus(torch.baddbmm(step_bias.unsqueeze(1), low_rank, step_projection.mT))
     rates = -log_decay.exp().view(num_directions, 1, channels, num_states).mT
     # States come before channels, so that the innermost loop of every operation is long.
     decay = torch.exp(step.unsqueeze(2) * rates)

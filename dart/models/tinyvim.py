@@ -10,12 +10,10 @@ written from its formulas. Differs in one respect: images whose sides are not mu
 padded instead of refused.
 """
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import torch
 from jaxtyping import Float
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
@@ -24,17 +22,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dart.errors import UserError
-from dart.models.scan import four_directions, selective_scan, sum_directions
+from dart.models.tinyvim_blocks import (
+    POOLING,
+    ConvNorm,
+    Downsampling,
+    LocalBlock,
+    ScanBlock,
+    initialise,
+)
 
 __all__ = ["TinyViM", "initialise", "tinyvim_b", "tinyvim_l", "tinyvim_s"]
 
 STRIDES = (4, 8, 16, 32)
-NUM_STATES = 8
-FFN_RATIO = 4
-POOLING = (8, 4, 2, 1)
-"""Average pooling before the scan, per stage: every scan sees a map of stride 32."""
-LOW_SHARE = ((1, 4), (1, 2), (1, 2), (3, 4))
-"""Share of the channels that is scanned, per stage, as a fraction."""
 
 
 class Size(NamedTuple):
@@ -51,188 +50,6 @@ SIZES = {
 }
 
 
-class ConvNorm(nn.Module):
-    """A convolution without bias and its batch norm."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int | tuple[int, int] = 1,
-        *,
-        stride: int = 1,
-        groups: int = 1,
-    ) -> None:
-        super().__init__()
-        height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
-        self.c = nn.Conv2d(
-            in_channels,
-            out_channels,
-            (height, width),
-            stride=stride,
-            padding=(height // 2, width // 2),
-            groups=groups,
-            bias=False,
-        )
-        self.bn = nn.BatchNorm2d(out_channels)
-
-    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
-        """Return the normalised convolution."""
-        return self.bn(self.c(features))
-
-
-class RepDepthwise(nn.Module):
-    """Three parallel depthwise paths (kernel + norm, scaling, identity), summed and normalised."""
-
-    def __init__(self, channels: int, kernel: int | tuple[int, int]) -> None:
-        super().__init__()
-        self.conv = ConvNorm(channels, channels, kernel, groups=channels)
-        self.conv1 = nn.Conv2d(channels, channels, 1, groups=channels)
-        self.bn = nn.BatchNorm2d(channels)
-
-    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Return the mixed map."""
-        return self.bn(self.conv(features) + self.conv1(features) + features)
-
-
-class FeedForward(nn.Module):
-    """Two 1x1 convolutions with four times the channels in between."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.fc1 = ConvNorm(channels, FFN_RATIO * channels)
-        self.act = nn.GELU()
-        self.fc2 = ConvNorm(FFN_RATIO * channels, channels)
-
-    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Return the update, without the residual."""
-        return self.fc2(self.act(self.fc1(features)))
-
-
-class LocalBlock(nn.Module):
-    """A depthwise unit and a feed-forward under one scaled residual."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.layer_scale: nn.Parameter | None = nn.Parameter(torch.ones(channels, 1, 1))
-        self.dwconv = RepDepthwise(channels, 3)
-        self.mlp = FeedForward(channels)
-
-    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Return the block's output; a folded block has its scale inside ``mlp``."""
-        update = self.mlp(self.dwconv(features))
-        if self.layer_scale is None:
-            return features + update
-        return torch.addcmul(features, update, self.layer_scale.to(update.dtype))
-
-
-class AxialInception(nn.Module):
-    """A vertical depthwise unit on the first half of the channels, a horizontal one on the rest."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        # The names are the checkpoint's: "h" has the kernel (1, 7) and sees the second half.
-        self.dwconv_h = RepDepthwise(channels - channels // 2, (1, 7))
-        self.dwconv_w = RepDepthwise(channels // 2, (7, 1))
-
-    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Return the two halves, concatenated."""
-        vertical, horizontal = features.chunk(2, dim=1)
-        return torch.cat((self.dwconv_w(vertical), self.dwconv_h(horizontal)), dim=1)
-
-
-class LaplaceMixer(nn.Module):
-    """Scans the pooled low channels in four directions and convolves the high ones (SS2D)."""
-
-    def __init__(self, channels: int, stage: int) -> None:
-        super().__init__()
-        share, whole = LOW_SHARE[stage]
-        low = channels * share // whole
-        rank = math.ceil(channels / 16)
-        self.channels = (low, channels - low)
-        self.pooling = POOLING[stage]
-        self.x_proj_weight = nn.Parameter(torch.empty(4, rank + 2 * NUM_STATES, low))
-        self.dt_projs_weight = nn.Parameter(torch.empty(4, low, rank))
-        self.dt_projs_bias = nn.Parameter(torch.empty(4, low))
-        self.A_logs = nn.Parameter(torch.empty(4 * low, NUM_STATES))
-        self.Ds = nn.Parameter(torch.empty(4 * low))
-        self.local_conv = RepDepthwise(channels - low, 3)
-        self.out_norm = nn.LayerNorm(low)
-        self.in_proj = ConvNorm(channels, channels)
-        self.conv2d = AxialInception(channels)
-        self.act = nn.SiLU()
-        self.out_proj = ConvNorm(channels, channels)
-
-    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Return the mixed map, without the residual."""
-        mixed = self.act(self.conv2d(self.in_proj(features)))
-        low, high = mixed.split(self.channels, dim=1)
-        return self.out_proj(torch.cat((self.mix_low(low), self.local_conv(high)), dim=1))
-
-    def mix_low(self, low: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Return the scanned low frequencies, enlarged, plus the detail lost by pooling."""
-        if self.pooling == 1:
-            return self.scan(low)
-        pooled = functional.avg_pool2d(low, self.pooling)
-        detail = low - functional.interpolate(pooled, scale_factor=self.pooling, mode="nearest")
-        scanned = self.scan(pooled)
-        return detail + functional.interpolate(
-            scanned, scale_factor=self.pooling, mode="bilinear", align_corners=False
-        )
-
-    def scan(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Return the sum of four selective scans, normalised over the channels.
-
-        The recurrence multiplies many factors near one, so it never runs below float32.
-        """
-        height, width = features.shape[2:]
-        precise = torch.promote_types(features.dtype, torch.float32)
-        with torch.autocast(features.device.type, enabled=False):
-            sequences = selective_scan(
-                four_directions(features.to(precise)),
-                self.x_proj_weight.to(precise),
-                self.dt_projs_weight.to(precise),
-                self.dt_projs_bias.to(precise),
-                self.A_logs.to(precise),
-                self.Ds.to(precise),
-            )
-            summed = sum_directions(sequences, height, width)
-            normed = functional.layer_norm(
-                summed,
-                summed.shape[-1:],
-                self.out_norm.weight.to(precise),
-                self.out_norm.bias.to(precise),
-                self.out_norm.eps,
-            )
-        return normed.permute(0, 3, 1, 2).to(features.dtype)
-
-
-class ScanBlock(nn.Module):
-    """A Laplace mixer and a feed-forward, each under its own plain residual (TViM block)."""
-
-    def __init__(self, channels: int, stage: int) -> None:
-        super().__init__()
-        self.op = LaplaceMixer(channels, stage)
-        self.mlp = FeedForward(channels)
-
-    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Return the block's output."""
-        features = features + self.op(features)
-        return features + self.mlp(features)
-
-
-class Downsampling(nn.Module):
-    """A 3x3 convolution of stride 2 between two stages."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.proj = ConvNorm(in_channels, out_channels, 3, stride=2)
-
-    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
-        """Return the map at twice the stride."""
-        return self.proj(features)
-
-
 def _stage(channels: int, depth: int, index: int) -> nn.Sequential:
     scans = {depth - 1, depth // 2} if index == 2 else {depth - 1}
     return nn.Sequential(
@@ -247,8 +64,7 @@ class TinyViM(nn.Module):
     """The encoder, with the classifier's heads or the four output norms of ``fork_feat``.
 
     Args:
-        channels: Channels of the four stages.
-        depths: Blocks of the four stages.
+        size: Channels and blocks of the four stages.
         num_classes: Outputs of the heads; 0 leaves the trunk and its final norm.
         in_chans: Channels of the image.
         distilled: Whether the classifier has the second head of hard distillation.
@@ -259,8 +75,7 @@ class TinyViM(nn.Module):
     def __init__(
         self,
         *,
-        channels: Sequence[int],
-        depths: Sequence[int],
+        size: Size,
         num_classes: int = 1000,
         in_chans: int = 3,
         distilled: bool = True,
@@ -268,7 +83,7 @@ class TinyViM(nn.Module):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        self.channels = tuple(channels)
+        self.channels = size.channels
         self.strides = STRIDES
         self.num_classes = 0 if fork_feat else num_classes
         self.num_features = self.head_hidden_size = self.channels[-1]
@@ -286,10 +101,10 @@ class TinyViM(nn.Module):
             ConvNorm(half, self.channels[0], 3, stride=2),
             nn.GELU(),
         )
-        self.network = nn.ModuleList([_stage(self.channels[0], depths[0], 0)])
+        self.network = nn.ModuleList([_stage(self.channels[0], size.depths[0], 0)])
         for index, (before, after) in enumerate(pairwise(self.channels), start=1):
             self.network.append(Downsampling(before, after))
-            self.network.append(_stage(after, depths[index], index))
+            self.network.append(_stage(after, size.depths[index], index))
         self.head_drop = nn.Dropout(drop_rate)
         if fork_feat:
             for index, width in enumerate(self.channels):
@@ -346,21 +161,26 @@ class TinyViM(nn.Module):
         """
         if output_fmt != "NCHW":
             raise UserError(f"output_fmt {output_fmt!r} of TinyViM: only 'NCHW' is allowed")
-        take, last = feature_take_indices(len(self.channels), indices)
+        listed = list(indices) if isinstance(indices, Sequence) else indices
+        take, last = feature_take_indices(len(self.channels), listed)
         stop = last + 1 if stop_early else len(self.channels)
-        height, width = x.shape[2:]
-        features = self.stem(_pad(x))
-        kept: dict[int, Tensor] = {}
-        for index in range(stop):
-            features = self.forward_stage(index, features)
-            if index in take:
-                output = self._normalise(index, features) if norm else features
-                rows, columns = -(-height // STRIDES[index]), -(-width // STRIDES[index])
-                kept[index] = output[:, :, :rows, :columns]
-        intermediates = [kept[index] for index in take]
+        outputs = self._run_stages(x, stop)
+        intermediates = [
+            self._normalise(index, outputs[index]) if norm else outputs[index] for index in take
+        ]
         if intermediates_only:
             return intermediates
-        return self._normalise(stop - 1, features), intermediates
+        return self._normalise(stop - 1, outputs[-1]), intermediates
+
+    def _run_stages(self, image: Tensor, stop: int) -> list[Tensor]:
+        """Return the raw outputs of the first ``stop`` stages, without the cells of padding."""
+        height, width = image.shape[2:]
+        features = self.stem(_pad(image))
+        outputs = []
+        for index, stride in enumerate(STRIDES[:stop]):
+            features = self.forward_stage(index, features)
+            outputs.append(features[:, :, : -(-height // stride), : -(-width // stride)])
+        return outputs
 
     def _normalise(self, index: int, features: Tensor) -> Tensor:
         if self.fork_feat:
@@ -369,11 +189,8 @@ class TinyViM(nn.Module):
 
     def forward_features(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b c h32 w32"]:
         """Return the normalised map of stride 32: ceil(side / 32) cells."""
-        return self._last(x)
-
-    def _last(self, x: Tensor) -> Tensor:
-        outputs = self.forward_intermediates(x, indices=1, norm=True, intermediates_only=True)
-        return outputs[0]
+        last = len(self.channels) - 1
+        return self._normalise(last, self._run_stages(x, last + 1)[last])
 
     def forward_head(
         self, x: Float[Tensor, "b c h w"], pre_logits: bool = False
@@ -390,12 +207,11 @@ class TinyViM(nn.Module):
             return logits, distilled
         return (logits + distilled) / 2
 
-    def forward(
-        self, x: Float[Tensor, "b i h w"]
-    ) -> Tensor | tuple[Tensor, Tensor] | list[Tensor]:
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Tensor | tuple[Tensor, Tensor] | list[Tensor]:
         """Return logits, or with ``fork_feat`` the four normalised stage outputs."""
         if self.fork_feat:
-            return self.forward_intermediates(x, norm=True, intermediates_only=True)
+            outputs = self._run_stages(x, len(self.channels))
+            return [self._normalise(index, output) for index, output in enumerate(outputs)]
         return self.forward_head(self.forward_features(x))
 
     def set_distilled_training(self, enable: bool = True) -> None:
@@ -433,51 +249,6 @@ def _pad(image: Tensor) -> Tensor:
     return functional.pad(image, (0, right, 0, bottom), mode="replicate")
 
 
-@torch.no_grad()
-def initialise(model: nn.Module, generator: torch.Generator | None = None) -> nn.Module:
-    """Draw all weights of a TinyViM anew, in place, and return the model.
-
-    Args:
-        model: A TinyViM, or any module that holds parts of one.
-        generator: Source of the random numbers; the global one unless given.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            _initialise_conv(module, generator)
-        elif isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
-            module.reset_parameters()
-        elif isinstance(module, LocalBlock) and module.layer_scale is not None:
-            nn.init.ones_(module.layer_scale)
-        elif isinstance(module, LaplaceMixer):
-            _initialise_scan(module, generator)
-    return model
-
-
-def _initialise_conv(conv: nn.Conv2d, generator: torch.Generator | None) -> None:
-    # A biased convolution is the scaling path of a depthwise unit, beside an identity path.
-    std = conv.weight[0].numel() ** -0.5 if conv.bias is None else 0.02
-    nn.init.trunc_normal_(conv.weight, std=std, a=-2 * std, b=2 * std, generator=generator)
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
-
-
-def _initialise_scan(mixer: LaplaceMixer, generator: torch.Generator | None) -> None:
-    mixer.out_norm.reset_parameters()
-    for weight in (mixer.x_proj_weight, mixer.dt_projs_weight):
-        bound = weight.shape[-1] ** -0.5
-        nn.init.uniform_(weight, -bound, bound, generator=generator)
-    step = nn.init.uniform_(
-        torch.empty_like(mixer.dt_projs_bias), math.log(1e-3), math.log(0.1), generator=generator
-    ).exp()
-    mixer.dt_projs_bias.copy_(step + torch.log(-torch.expm1(-step)))
-    states = torch.arange(1, NUM_STATES + 1, dtype=torch.float32)
-    mixer.A_logs.copy_(states.log().expand_as(mixer.A_logs))
-    nn.init.ones_(mixer.Ds)
-
-
 default_cfgs = generate_default_cfgs(
     {
         f"{name}.untrained": {
@@ -505,14 +276,12 @@ def _build(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
             f"{name} has no weights to download; create it with pretrained=False and give a "
             "checkpoint to dart.models.weights.load_weights"
         )
-    size = SIZES[name]
     return build_model_with_cfg(
         TinyViM,
         name,
         False,
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-        channels=size.channels,
-        depths=size.depths,
+        size=SIZES[name],
         **options,
     )
 
