@@ -1,3 +1,51 @@
-"""The networks: encoders, adapters, decoder and scale head."""
+"""The networks: encoders, adapters, decoder and scale head, and the variants by name."""
 
 from dart.models import tinyvim as tinyvim
+from dart.models.adapters import (
+    DAA,
+    Average,
+    DynamicQueries,
+    Gate,
+    LowRankQueries,
+    Stage,
+    TokenGate,
+    default_projection,
+    softmax_over_queries,
+    softmax_over_tokens,
+    zero_projection,
+)
+from dart.models.checkpoint import (
+    load_adapter,
+    load_checkpoint,
+    load_pretrained,
+    save_adapter,
+    save_pretrained,
+)
+from dart.models.depth_net import DepthNet, NetworkConfig, Prediction
+from dart.models.registry import create_model, list_variants, register_variant, variant_info
+
+__all__ = [
+    "DAA",
+    "Average",
+    "DepthNet",
+    "DynamicQueries",
+    "Gate",
+    "LowRankQueries",
+    "NetworkConfig",
+    "Prediction",
+    "Stage",
+    "TokenGate",
+    "create_model",
+    "default_projection",
+    "list_variants",
+    "load_adapter",
+    "load_checkpoint",
+    "load_pretrained",
+    "register_variant",
+    "save_adapter",
+    "save_pretrained",
+    "softmax_over_queries",
+    "softmax_over_tokens",
+    "variant_info",
+    "zero_projection",
+]

@@ -1,0 +1,276 @@
+"""The network: encoder, one adapter a stage, decoder and scale head; image in, metres out.
+
+Axis letters: ``b`` batch, ``h w`` pixels.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dart.cameras import Camera, CameraEmbedder, default_camera
+from dart.errors import UserError, did_you_mean
+from dart.models.adapters import Stage
+from dart.models.depth_head import DepthHead
+from dart.models.encoder import create_encoder
+from dart.models.scale_head import ScaleActivation, ScaleHead
+from dart.seeds import derive_seed
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+SMALLEST_DISPARITY = 1e-6
+
+Inversion = Literal["bounded", "max_over_disparity"]
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Everything that decides the network's shape and the meaning of its output."""
+
+    encoder: str = "tinyvim_s"
+    """Name of an encoder."""
+    decoder_channels: int = 64
+    """Channels of the DPT head."""
+    camera_dim: int = 256
+    """Channels of the camera embedding at every stage."""
+    scale_dim: int = 128
+    """Width of the scale head."""
+    min_distance: float = 0.1
+    """Nearest distance that the network can give, in metres."""
+    max_distance: float = 20.0
+    """Farthest distance that the network can give, in metres."""
+    scale_activation: ScaleActivation = "exp"
+    """``exp`` starts at exactly 1; ``sigmoid`` is the notes' scale below 1."""
+    inversion: Inversion = "bounded"
+    """``bounded`` stays within the two distances; ``max_over_disparity`` is the notes' own."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_distance < self.max_distance:
+            raise UserError(
+                f"min_distance={self.min_distance}, max_distance={self.max_distance}: "
+                "must be 0 < min_distance < max_distance (metres)"
+            )
+        for name in ("decoder_channels", "camera_dim", "scale_dim"):
+            value = getattr(self, name)
+            if value < 4 or value % 4:
+                raise UserError(f"{name}={value}: must be a positive multiple of 4")
+        for name, allowed in (
+            ("scale_activation", get_args(ScaleActivation)),
+            ("inversion", get_args(Inversion)),
+        ):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise UserError(
+                    f"{name}={value!r}: must be one of {', '.join(allowed)}"
+                    f"{did_you_mean(str(value), allowed)}"
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a checkpoint's header keeps them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], *, where: str) -> "NetworkConfig":
+        """Return the configuration that ``to_dict`` gave.
+
+        Raises:
+            UserError: A key is unknown or a value is not allowed.
+        """
+        allowed = [field.name for field in fields(cls)]
+        for key in content:
+            if key not in allowed:
+                raise UserError(
+                    f"{where}: unknown key '{key}' of the network; allowed: {', '.join(allowed)}"
+                    f"{did_you_mean(key, allowed)}"
+                )
+        try:
+            return cls(**content)
+        except (TypeError, UserError) as error:
+            raise UserError(f"{where}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says about a batch of images."""
+
+    distance: Float[Tensor, "b h w"]
+    """Metres along the ray of each pixel."""
+    relative_inverse_depth: Float[Tensor, "b h w"]
+    """The decoder's answer, in (0, 1)."""
+    scale: Float[Tensor, " b"]
+    """The scale head's answer: a factor on inverse distance."""
+
+
+class NoAdapter(nn.Module):
+    """Stands in the list of adapters at a stage that has none; it is never run."""
+
+
+@contextmanager
+def isolated_seed(seed: int, *names: str | int) -> Iterator[None]:
+    """Draw what is drawn inside from a stream of its own; leave the global one as it was.
+
+    Modules of torch draw their first weights from the global generator of the CPU. A stream for
+    each component keeps the decoder's start the same whatever adapters were built before it.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed(seed, *names))
+        yield
+
+
+def invert(
+    relative_inverse_depth: Float[Tensor, "b h w"],
+    scale: Float[Tensor, " b"],
+    config: NetworkConfig,
+) -> Float[Tensor, "b h w"]:
+    """Return metres from relative inverse depth in (0, 1) and a factor on inverse distance.
+
+    ``bounded``: 1 / distance = scale (1 / max + (1 / min - 1 / max) r), kept within both bounds.
+    ``max_over_disparity``: max / (scale r), which with both factors below 1 cannot give anything
+    nearer than ``max_distance``; kept to show what it does (owner's notes).
+    """
+    scale = scale[:, None, None]
+    if config.inversion == "max_over_disparity":
+        disparity = (scale * relative_inverse_depth).clamp_min(SMALLEST_DISPARITY)
+        return config.max_distance / disparity
+    farthest, nearest = 1 / config.max_distance, 1 / config.min_distance
+    inverse = scale * (farthest + (nearest - farthest) * relative_inverse_depth)
+    distance = inverse.clamp(farthest, nearest).reciprocal()
+    return distance.clamp(config.min_distance, config.max_distance)
+
+
+def initial_relative_inverse_depth(config: NetworkConfig) -> float:
+    """Return the decoder's first answer: the geometric mean of both bounds, as r."""
+    farthest, nearest = 1 / config.max_distance, 1 / config.min_distance
+    return ((farthest * nearest) ** 0.5 - farthest) / (nearest - farthest)
+
+
+class DepthNet(nn.Module):
+    """Metric distance from one image and its camera.
+
+    Args:
+        config: Shape of the network and meaning of its output.
+        encoder: Runs stage by stage.
+        adapters: One a stage; None where there is none. Each gives a residual, which flows on
+            into the next stage and into the decoder.
+        seed: Decides the first weights of decoder and scale head.
+    """
+
+    variant: str = "none"
+    """Name of the variant that built the adapters."""
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        *,
+        encoder: nn.Module,
+        adapters: Sequence[nn.Module | None],
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.hyperparameters: dict[str, Any] = {}
+        self.pretrained: tuple[str, str] | None = None
+        """Name or path and sha256 of the checkpoint that the weights began from."""
+        self.adapters_enabled = True
+        self.encoder = encoder
+        self.strides = tuple(encoder.strides)  # pyright: ignore[reportArgumentType]
+        self.adapters = nn.ModuleList(
+            NoAdapter() if adapter is None else adapter for adapter in adapters
+        )
+        widths: tuple[int, ...] = tuple(encoder.channels)  # pyright: ignore[reportArgumentType, reportAssignmentType]
+        with isolated_seed(seed, "decoder"):
+            self.decoder = DepthHead(
+                widths,
+                channels=config.decoder_channels,
+                initial=initial_relative_inverse_depth(config),
+            )
+        with isolated_seed(seed, "scale_head"):
+            self.scale_head = ScaleHead(
+                widths[-1],
+                config.camera_dim,
+                dim=config.scale_dim,
+                activation=config.scale_activation,
+            )
+        self.embedder = CameraEmbedder(config.camera_dim)
+        for name, values in (("image_mean", IMAGENET_MEAN), ("image_std", IMAGENET_STD)):
+            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
+
+    def forward(
+        self, image: Float[Tensor, "b 3 h w"], cameras: Sequence[Camera] | None = None
+    ) -> Prediction:
+        """Return distances in metres along the rays.
+
+        Args:
+            image: Red, green and blue in 0..1; any size.
+            cameras: One an image, of the image's size; the seed's fixed camera unless given.
+
+        Raises:
+            UserError: The image is empty, or the cameras are not those of the images.
+        """
+        height, width = image.shape[2:]
+        padded, cameras = self._pad(image, cameras)
+        features = self._encode((padded - self.image_mean) / self.image_std, cameras)
+        relative = self.decoder(features, tuple(padded.shape[2:]))[:, :height, :width]
+        scale = self.scale_head(features[-1], self._embed(cameras, self.strides[-1], features[-1]))
+        return Prediction(invert(relative, scale, self.config), relative, scale)
+
+    def _encode(self, image: Tensor, cameras: Sequence[Camera]) -> list[Tensor]:
+        """Return the four maps; an adapted one is what the next stage starts from."""
+        outputs = []
+        features = self.encoder.stem(image)  # pyright: ignore[reportCallIssue]
+        for index, adapter in enumerate(self.adapters):
+            features = self.encoder.forward_stage(index, features)  # pyright: ignore[reportCallIssue]
+            if self.adapters_enabled and not isinstance(adapter, NoAdapter):
+                camera = self._embed(cameras, self.strides[index], features)
+                features = features + adapter(features, camera)
+            outputs.append(features)
+        return outputs
+
+    def _embed(self, cameras: Sequence[Camera], stride: int, like: Tensor) -> Tensor:
+        return self.embedder.embed(cameras, stride, device=like.device).to(like.dtype)
+
+    def _pad(
+        self, image: Tensor, cameras: Sequence[Camera] | None
+    ) -> tuple[Tensor, Sequence[Camera]]:
+        """Extend images and cameras to the right and below, to multiples of the last stride."""
+        size = (image.shape[2], image.shape[3])
+        if min(size) < 1:
+            raise UserError(f"image of {size[0]}x{size[1]} pixels: both sides must be at least 1")
+        if cameras is None:
+            cameras = [default_camera(size)] * len(image)
+        if len(cameras) != len(image):
+            raise UserError(f"got {len(cameras)} cameras for {len(image)} images: one each")
+        for camera in cameras:
+            if camera.size != size:
+                raise UserError(
+                    f"the camera is of {camera.size[0]}x{camera.size[1]} pixels and its image of "
+                    f"{size[0]}x{size[1]}; resize() or crop() makes the camera of an edited image"
+                )
+        bottom, right = -size[0] % self.strides[-1], -size[1] % self.strides[-1]
+        if bottom == 0 and right == 0:
+            return image, cameras
+        padded = functional.pad(image, (0, right, 0, bottom), mode="replicate")
+        return padded, [camera.pad(0, 0, right, bottom) for camera in cameras]
+
+
+def build_encoder(config: NetworkConfig, *, seed: int) -> nn.Module:
+    """Return an untrained encoder whose first weights depend on ``seed`` alone."""
+    with isolated_seed(seed, "encoder"):
+        encoder = create_encoder(config.encoder)
+    assert isinstance(encoder, nn.Module)
+    return encoder
+
+
+def list_stages(encoder: nn.Module, config: NetworkConfig) -> list[Stage]:
+    """Return where adapters sit."""
+    widths: Any = encoder.channels
+    strides: Any = encoder.strides
+    return [
+        Stage(index=index, channels=width, stride=stride, camera_dim=config.camera_dim)
+        for index, (width, stride) in enumerate(zip(widths, strides, strict=True))
+    ]
