@@ -1,0 +1,1 @@
+"""One question, asked of every variant under one budget: read it, plan it, run it."""

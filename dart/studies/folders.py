@@ -1,0 +1,121 @@
+"""The results folder: what is in it is complete, whatever stops the process that writes it.
+
+A run is written into a folder whose name starts with ``.tmp-`` and becomes visible by one rename.
+"""
+
+import errno
+import os
+import re
+import shutil
+import uuid
+from pathlib import Path
+
+from dart.errors import UserError
+from dart.studies.plan import KEY_LENGTH, read_result, run_folder
+
+
+def prepare_results(results: Path, study: str) -> Path:
+    """Create the folders of a study and return the study's own.
+
+    Raises:
+        UserError: If something cannot be written there.
+    """
+    folder = results / "studies" / study
+    try:
+        for path in (results / "runs", folder):
+            path.mkdir(parents=True, exist_ok=True)
+            probe = path / f".probe-{uuid.uuid4().hex}"
+            probe.touch()
+            probe.unlink()
+    except OSError as error:
+        raise cannot_write(results, error) from None
+    return folder
+
+
+def cannot_write(results: Path, error: OSError) -> UserError:
+    """Return the error for a results folder that refuses a write."""
+    reason = (error.strerror or type(error).__name__).lower()
+    at = f" ({error.filename})" if error.filename else ""
+    return UserError(
+        f"results folder '{results}' cannot be written: {reason}{at}; "
+        "choose another with --results or DART_RESULTS"
+    )
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file so that it holds either its old or its new content, never a part."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    _sync_folder(path.parent)
+
+
+def open_run(results: Path, key: str) -> Path:
+    """Create and return the folder in which this process prepares the run of a key."""
+    folder = results / "runs" / f".tmp-{key[:KEY_LENGTH]}-{os.getpid()}"
+    # Process numbers come again, in containers at once: what stands there is not ours.
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
+def commit_run(prepared: Path, results: Path, key: str) -> Path:
+    """Make a prepared run visible and return its folder.
+
+    The record of a failed run gives way. If another process finished the same run meanwhile, its
+    record stays and ours is dropped.
+    """
+    final = run_folder(results, key)
+    for path in prepared.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    _sync_folder(prepared)
+    _discard_failed(results, key)
+    try:
+        os.rename(prepared, final)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        shutil.rmtree(prepared)
+    _sync_folder(final.parent)
+    return final
+
+
+def _discard_failed(results: Path, key: str) -> None:
+    result = read_result(results, key)
+    if result is not None and result["status"] == "failed":
+        old = results / "runs" / f".tmp-{key[:KEY_LENGTH]}-old-{os.getpid()}"
+        os.rename(run_folder(results, key), old)
+        shutil.rmtree(old)
+
+
+def clean_stale(results: Path) -> None:
+    """Remove what processes that no longer live left half-written."""
+    for path in (results / "runs").glob(".tmp-*"):
+        match = re.search(r"-(\d+)$", path.name)
+        if match and not _is_alive(int(match[1])):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    if pid == os.getpid():
+        return False  # we have written nothing yet
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,419 @@
+"""Which runs a study needs and which of them exist: names, counts and keys, no torch.
+
+A study's runs are its *cells*: variant x hyperparameters x seed, and the untouched network once.
+Whether a cell has run is read from the folder that its key names; there is no other ledger.
+"""
+
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from dart.checkpoint_header import hash_checkpoint, resolve_checkpoint
+from dart.domains import fingerprint
+from dart.errors import UserError
+from dart.recipe import ZERO_SHOT, ProtocolSpec, Recipe, TrainingSpec, canonical_hash
+from dart.studies.spec import Study, Values
+from dart.variants import VariantInfo, check_hyperparameters, scan_variants, unknown_variant
+
+State = Literal["done", "failed", "missing"]
+Scalar = bool | int | float | str
+FactorName = tuple[Literal["hyperparameters", "training"], str]
+Choice = Mapping[FactorName, Scalar]
+KEY_LENGTH = 16
+"""Characters of a run's key in the name of its folder."""
+MAX_CELLS = 100_000
+RECENT = 100
+"""Past runs read to estimate how long the next will take."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study."""
+
+    recipe: Recipe
+    trial: int
+    """Counts a variant's choices of hyperparameters, from 0."""
+    training: Mapping[str, Scalar] = field(default_factory=dict)
+    """Fields of ``training`` that differ between trials."""
+
+    @cached_property
+    def key(self) -> str:
+        """The run's key."""
+        return self.recipe.key
+
+    @property
+    def label(self) -> str:
+        """Return what the run is, for people."""
+        return f"{self.recipe.variant} trial {self.trial} seed {self.recipe.seed}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the cell's entry in ``cells.json``."""
+        return {
+            "key": self.key,
+            "variant": self.recipe.variant,
+            "hyperparameters": self.recipe.hyperparameters,
+            "training": dict(self.training),
+            "seed": self.recipe.seed,
+            "trial": self.trial,
+        }
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Identities of what all runs of a protocol read."""
+
+    pretrained_sha256: str
+    data: Mapping[str, str]
+
+    @classmethod
+    def read(cls, protocol: ProtocolSpec, checkpoint: Path) -> "Resources":
+        """Return the identities as they are on disk now."""
+        digest = hash_checkpoint(checkpoint)
+        splits = [(name, "test") for name in protocol.roles]
+        splits += [(name, "val") for name, role in protocol.roles.items() if role != "held_out"]
+        splits.append((protocol.target, "train"))
+        return cls(digest, {f"{name}/{split}": fingerprint(name, split) for name, split in splits})
+
+
+def resolve_recipe(
+    info: VariantInfo | None,
+    hyperparameters: Mapping[str, object],
+    *,
+    protocol: ProtocolSpec,
+    training: TrainingSpec,
+    seed: int,
+    resources: Resources,
+) -> Recipe:
+    """Return the recipe of one run; ``info=None`` is the untouched network.
+
+    Nothing is trained in that case, so its recipe holds neither training nor seed and its run is
+    shared by every study of the same protocol.
+
+    Raises:
+        UserError: A hyperparameter is unknown or has the wrong type.
+    """
+    data = dict(resources.data)
+    if info is None:
+        data.pop(f"{protocol.target}/train")
+        return Recipe(
+            variant=ZERO_SHOT,
+            protocol=protocol,
+            pretrained_sha256=resources.pretrained_sha256,
+            data=data,
+        )
+    return Recipe(
+        variant=info.name,
+        hyperparameters=check_hyperparameters(info, hyperparameters),
+        variant_code=info.code,
+        protocol=protocol,
+        training=training,
+        seed=seed,
+        pretrained_sha256=resources.pretrained_sha256,
+        data=data,
+    )
+
+
+def create_recipe(
+    variant: str,
+    hyperparameters: Mapping[str, object],
+    protocol: ProtocolSpec,
+    training: TrainingSpec,
+    seed: int,
+) -> Recipe:
+    """Return the recipe of one run outside a study, with what it reads as it is on disk now.
+
+    Raises:
+        UserError: The variant, a hyperparameter or the checkpoint is not there.
+    """
+    known = scan_variants()
+    if variant != ZERO_SHOT and variant not in known:
+        raise unknown_variant(variant, known)
+    return resolve_recipe(
+        known.get(variant),
+        hyperparameters,
+        protocol=protocol,
+        training=training,
+        seed=seed,
+        resources=Resources.read(protocol, resolve_checkpoint(protocol.pretrained)),
+    )
+
+
+class Planner:
+    """Turns the choices of one study into cells."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.resources = Resources.read(study.spec.protocol, study.checkpoint)
+
+    def zero_shot(self) -> Cell:
+        """Return the cell of the untouched network."""
+        spec = self.study.spec
+        recipe = resolve_recipe(
+            None,
+            {},
+            protocol=spec.protocol,
+            training=TrainingSpec(),
+            seed=0,
+            resources=self.resources,
+        )
+        return Cell(recipe, 0)
+
+    def cells(self, variant: str, choice: Choice, *, trial: int) -> list[Cell]:
+        """Return one cell a seed for one choice of a variant's factors."""
+        spec = self.study.spec
+        fixed = {
+            name: factor.values[0]
+            for name, factor in spec.variants[variant].items()
+            if isinstance(factor, Values)
+        }
+        overrides = {name: value for (kind, name), value in choice.items() if kind == "training"}
+        chosen = {name: value for (kind, name), value in choice.items() if kind != "training"}
+        training = TrainingSpec.model_validate(spec.training.model_dump() | overrides)
+        return [
+            Cell(
+                resolve_recipe(
+                    self.study.variants[variant],
+                    fixed | chosen,
+                    protocol=spec.protocol,
+                    training=training,
+                    seed=seed,
+                    resources=self.resources,
+                ),
+                trial,
+                overrides,
+            )
+            for seed in spec.budget.seeds
+        ]
+
+    def enumerate(self) -> list[Cell]:
+        """Return every cell that is known before anything runs, the untouched network first.
+
+        Raises:
+            UserError: There are more than ``MAX_CELLS``.
+        """
+        cells = {(cell := self.zero_shot()).key: cell}
+        for variant in self.study.spec.variants:
+            for trial, choice in enumerate(list_choices(self.study, variant)):
+                for cell in self.cells(variant, choice, trial=trial):
+                    cells.setdefault(cell.key, cell)
+                if len(cells) > MAX_CELLS:
+                    where = self.study.file.where(("variants",))
+                    raise UserError(f"{where}: more than {MAX_CELLS} runs; use 'design: search'")
+        return list(cells.values())
+
+    def recall(self, entries: Sequence[Mapping[str, Any]]) -> list[Cell]:
+        """Return the cells of a search that were proposed earlier and still belong to the study.
+
+        An entry belongs if the study as it stands now gives it the same key.
+        """
+        cells: dict[str, Cell] = {}
+        for entry in entries:
+            for cell in self._recall_one(entry):
+                if cell.key == entry["key"]:
+                    cells.setdefault(cell.key, cell)
+        return list(cells.values())
+
+    def _recall_one(self, entry: Mapping[str, Any]) -> list[Cell]:
+        variant = entry["variant"]
+        if variant not in self.study.variants:
+            return []
+        given = {"hyperparameters": entry["hyperparameters"], "training": entry["training"]}
+        choice: dict[FactorName, Scalar] = {}
+        for (kind, name), factor in factors_of(self.study, variant).items():
+            value = given[kind].get(name)
+            if value is None or not factor.allows(value):
+                return []
+            choice[kind, name] = value
+        return self.cells(variant, choice, trial=entry["trial"])
+
+
+def factors_of(study: Study, variant: str) -> dict[FactorName, Any]:
+    """Return all that may vary for one variant: hyperparameters first, then training."""
+    factors: dict[FactorName, Any] = {
+        ("hyperparameters", name): factor for name, factor in study.spec.variants[variant].items()
+    }
+    return factors | {("training", name): factor for name, factor in study.spec.search.items()}
+
+
+def list_choices(study: Study, variant: str) -> Iterator[Choice]:
+    """Yield the choices that a variant's factors allow under the study's design.
+
+    ``factorial``: every combination. ``ofat``: the first value of every list, then each other
+    value alone. A ``search`` has none beforehand, unless nothing varies or its budget covers
+    every combination.
+    """
+    factors = factors_of(study, variant)
+    if study.spec.design == "search" and not is_exhaustive(study, variant):
+        return
+    values = {name: factor.values for name, factor in factors.items()}
+    if study.spec.design == "ofat":
+        base = {name: options[0] for name, options in values.items()}
+        yield base
+        for name, options in values.items():
+            yield from ({**base, name: option} for option in options[1:])
+        return
+    for combination in itertools.product(*values.values()):
+        yield dict(zip(values, combination, strict=True))
+
+
+def search_identity(planner: Planner, variant: str) -> str:
+    """Return what makes two searches of a variant the same; their trials may then be shared.
+
+    The number of trials is left out, so that a search can be continued with a larger budget.
+    """
+    study, spec = planner.study, planner.study.spec
+    return canonical_hash(
+        {
+            "study": study.name,
+            "variant": variant,
+            "factors": {
+                f"{kind}.{name}": factor.model_dump()
+                for (kind, name), factor in factors_of(study, variant).items()
+            },
+            "keys": [cell.key for cell in planner.cells(variant, {}, trial=0)],
+            "metric": spec.protocol.metric,
+            "objectives": spec.objectives,
+            "constraints": spec.constraints,
+        }
+    )
+
+
+def is_exhaustive(study: Study, variant: str) -> bool:
+    """Say whether a search of this variant can simply run every combination."""
+    combinations = 1
+    for factor in factors_of(study, variant).values():
+        if not isinstance(factor, Values):
+            return False
+        combinations *= len(factor.values)
+    return combinations <= study.spec.budget.trials
+
+
+def run_folder(results: Path, key: str) -> Path:
+    """Return where the run of a key is or will be committed."""
+    return results / "runs" / key[:KEY_LENGTH]
+
+
+def read_result(results: Path, key: str) -> dict[str, Any] | None:
+    """Return the record of a committed run, or None if it has not run.
+
+    An unreadable record counts as a failed run: it is shown, not silently repeated.
+    """
+    path = run_folder(results, key) / "result.json"
+    try:
+        result = json.loads(path.read_text())
+        if result["status"] not in ("finished", "failed"):
+            raise ValueError(f"status {result['status']!r}")
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            return None
+        return {"key": key, "status": "failed", "reason": f"{path} is missing"}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return {"key": key, "status": "failed", "reason": f"{path} cannot be read: {error}"}
+    return result
+
+
+def state_of(result: Mapping[str, Any] | None) -> State:
+    """Return the state of a cell from its record."""
+    if result is None:
+        return "missing"
+    return "done" if result["status"] == "finished" else "failed"
+
+
+def read_cells(results: Path, study: str) -> dict[str, Any]:
+    """Return a study's ``cells.json``: ``cells`` and ``proposed``, empty if it never ran."""
+    empty: dict[str, Any] = {"cells": [], "proposed": {}}
+    try:
+        content = json.loads((results / "studies" / study / "cells.json").read_text())
+        return empty | {name: content[name] for name in empty}
+    except (OSError, ValueError, KeyError, TypeError):
+        return empty  # it is written anew from the study and the search's own record
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every run of a study, what is left to propose, and how long it will take."""
+
+    cells: list[Cell]
+    results: list[dict[str, Any] | None]
+    open_trials: Mapping[str, int]
+    """Variant -> trials of a search that are yet to be proposed."""
+    seconds_left: float | None
+    """None where no past run tells."""
+
+    def states(self) -> list[State]:
+        """Return the state of every cell."""
+        return [state_of(result) for result in self.results]
+
+
+def make_plan(study: Study, results: Path, *, only: Sequence[str] = ()) -> Plan:
+    """Return all runs of a study, or of some of its variants, with their states."""
+    planner = Planner(study)
+    cells = planner.enumerate()
+    proposed: dict[str, int] = {}
+    if study.spec.design == "search":
+        memory = read_cells(results, study.name)
+        known = {cell.key for cell in cells}
+        cells += [cell for cell in planner.recall(memory["cells"]) if cell.key not in known]
+        proposed = memory["proposed"]
+    wanted = {ZERO_SHOT, *(only or study.spec.variants)}
+    cells = [cell for cell in cells if cell.recipe.variant in wanted]
+    records = [read_result(results, cell.key) for cell in cells]
+    open_trials = {}
+    for variant in study.spec.variants:
+        if (
+            study.spec.design == "search"
+            and variant in wanted
+            and not is_exhaustive(study, variant)
+        ):
+            used = proposed.get(search_identity(planner, variant), 0)
+            open_trials[variant] = max(0, study.spec.budget.trials - used)
+    missing = [cell.recipe for cell, record in zip(cells, records, strict=True) if record is None]
+    for variant, trials in open_trials.items():
+        runs = planner.cells(variant, {}, trial=0) if trials else []
+        missing += [cell.recipe for cell in runs] * trials
+    return Plan(cells, records, open_trials, estimate_seconds(missing, results))
+
+
+def estimate_seconds(missing: Sequence[Recipe], results: Path) -> float | None:
+    """Return the seconds that the missing runs will take, judged by the newest past runs."""
+    if not missing:
+        return 0.0
+    same: dict[tuple[str, int], list[float]] = {}
+    paces: list[float] = []
+    for recipe, seconds in _past_runs(results):
+        steps = recipe["training"]["steps"] * recipe["training"]["batch_size"]
+        same.setdefault((recipe["variant"], steps), []).append(seconds)
+        if recipe["variant"] != ZERO_SHOT:
+            paces.append(seconds / steps)
+    total = 0.0
+    for recipe in missing:
+        steps = recipe.training.steps * recipe.training.batch_size
+        known = same.get((recipe.variant, steps))
+        if known:
+            total += sum(known) / len(known)
+        elif recipe.variant != ZERO_SHOT:
+            if not paces:
+                return None
+            total += steps * sum(paces) / len(paces)
+    return total
+
+
+def _past_runs(results: Path) -> Iterator[tuple[dict[str, Any], float]]:
+    runs = results / "runs"
+    if not runs.is_dir():
+        return
+    folders = [entry for entry in os.scandir(runs) if not entry.name.startswith(".")]
+    folders.sort(key=lambda entry: entry.stat().st_mtime, reverse=True)
+    for folder in folders[:RECENT]:
+        try:
+            result = json.loads(Path(folder.path, "result.json").read_text())
+            if result["status"] == "finished":
+                recipe = json.loads(Path(folder.path, "recipe.json").read_text())
+                yield recipe, float(result["wall_seconds"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # an estimate may ignore what it cannot read

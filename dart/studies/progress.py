@@ -1,0 +1,197 @@
+"""What the terminal shows while a study runs: one live line, or plain lines into a file."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+from dart.studies.plan import Cell
+
+
+class Reporter(Protocol):
+    """Is told what happens to each run of a study."""
+
+    def begin(self, *, total: int, done: int) -> None:
+        """Note how many runs there are and how many need not run."""
+        ...
+
+    def start(self, cell: Cell) -> None:
+        """Note that a run starts."""
+        ...
+
+    def step(self, step: int, steps: int, loss: float) -> None:
+        """Note the loss after ``step`` of ``steps`` steps."""
+        ...
+
+    def end(self, cell: Cell, result: Mapping[str, Any]) -> None:
+        """Note that a run was committed."""
+        ...
+
+    def skip(self) -> None:
+        """Note that a run was there already."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Show one line."""
+        ...
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        ...
+
+
+class Clock:
+    """Counts runs and estimates how long those left will take, judged by those of this session."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.done = 0
+        self.ran = 0
+        self.part = 0.0
+        self.started = time.monotonic()
+
+    def seconds_left(self) -> float | None:
+        """Return the estimate, or None before there is anything to judge by."""
+        worked = self.ran + self.part
+        if worked <= 0:
+            return None
+        pace = (time.monotonic() - self.started) / worked
+        return max(0.0, self.total - self.done - self.part) * pace
+
+
+def describe_seconds(seconds: float | None) -> str:
+    """Return a duration for people: ``1 h 05 min``, ``3 min 20 s``, ``12 s``."""
+    if seconds is None:
+        return "unknown"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def describe_result(result: Mapping[str, Any]) -> str:
+    """Return the outcome of a run in one short line."""
+    if result["status"] != "finished":
+        return f"FAILED: {result.get('reason', 'no reason recorded')}"
+    return (
+        f"{result['metric']} on target {result['target_before']:.4f} -> "
+        f"{result['target_after']:.4f}, forgetting {result['forgetting']:+.4f}, "
+        f"{result['wall_seconds']:.1f} s"
+    )
+
+
+class PlainReporter:
+    """One line a finished run: for logs and pipes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.clock = Clock()
+
+    def begin(self, *, total: int, done: int) -> None:
+        """Set the counts."""
+        self.clock.total, self.clock.done = total, done
+
+    def start(self, cell: Cell) -> None:  # noqa: ARG002
+        """Start the run's share of the estimate."""
+        self.clock.part = 0.0
+
+    def step(self, step: int, steps: int, loss: float) -> None:  # noqa: ARG002
+        """Advance the estimate."""
+        self.clock.part = step / steps
+
+    def end(self, cell: Cell, result: Mapping[str, Any]) -> None:
+        """Show the run's outcome."""
+        clock = self.clock
+        clock.part = 0.0
+        clock.done += 1
+        clock.ran += 1
+        left = describe_seconds(clock.seconds_left())
+        self.note(
+            f"[{clock.done}/{clock.total}] {cell.label}: {describe_result(result)} ({left} left)"
+        )
+
+    def skip(self) -> None:
+        """Count it."""
+        self.clock.done += 1
+
+    def note(self, text: str) -> None:
+        """Write one line."""
+        self.stream.write(text + "\n")
+        self.stream.flush()
+
+    def close(self) -> None:
+        """Do nothing: every line is out."""
+
+
+class _TimeLeft(ProgressColumn):
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+
+    def render(self, task: Task) -> Text:  # noqa: ARG002  # the base class's signature
+        """Return the estimate as text."""
+        return Text(f"{describe_seconds(self.clock.seconds_left())} left")
+
+
+class LiveReporter(PlainReporter):
+    """A bar over all runs with the current run's step and loss, above it the finished runs."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console.file)
+        self.bar = Progress(
+            TextColumn("{task.completed:.0f}/{task.total:.0f} runs"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.description}", markup=False),
+            _TimeLeft(self.clock),
+            console=console,
+            transient=True,
+        )
+        self.task = self.bar.add_task("", total=1)
+        self.label = ""
+
+    def begin(self, *, total: int, done: int) -> None:
+        """Set the counts and show the bar."""
+        super().begin(total=total, done=done)
+        self.bar.update(self.task, total=total, completed=done)
+        self.bar.start()
+
+    def start(self, cell: Cell) -> None:
+        """Name the run."""
+        super().start(cell)
+        self.label = cell.label
+        self.bar.update(self.task, description=self.label)
+
+    def step(self, step: int, steps: int, loss: float) -> None:
+        """Show step and loss."""
+        super().step(step, steps, loss)
+        text = f"{self.label}: step {step}/{steps}, loss {loss:.4f}"
+        self.bar.update(self.task, description=text)
+
+    def end(self, cell: Cell, result: Mapping[str, Any]) -> None:
+        """Advance the bar and show the run's outcome."""
+        super().end(cell, result)
+        self.bar.update(self.task, total=self.clock.total, completed=self.clock.done)
+
+    def skip(self) -> None:
+        """Advance the bar."""
+        super().skip()
+        self.bar.update(self.task, completed=self.clock.done)
+
+    def note(self, text: str) -> None:
+        """Write one line above the bar."""
+        self.bar.console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self.bar.stop()
+
+
+def make_reporter() -> Reporter:
+    """Return the reporter that suits standard error; standard output stays free for tables."""
+    console = Console(stderr=True)
+    return LiveReporter(console) if console.is_terminal else PlainReporter(sys.stderr)

@@ -1,0 +1,288 @@
+"""MLflow's view of a study: written from the run folders, which are the truth.
+
+The only module that imports MLflow. One experiment and one parent run a study, one child run a
+cell. Everything here can be repeated: what is already logged is not logged again, and a lost
+database comes back when the study is run once more.
+"""
+
+import fcntl
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+# MLflow reads this when it is imported: nothing leaves the machine.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, Metric, Param, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+
+from dart.errors import UserError
+
+ARTIFACTS = ("predictions.png", "per_image.parquet", "adapter.safetensors", "result.json")
+FAILURE_ARTIFACTS = ("traceback.txt",)
+BATCH = {"metrics": 1000, "params": 100}
+"""MLflow's limits for one ``log_batch``."""
+PAGE = 1000
+TAG_LENGTH = 5000
+
+
+def database_uri(results: Path) -> str:
+    """Return MLflow's address of the results folder's database."""
+    return f"sqlite:///{(results / 'mlflow.db').absolute()}"
+
+
+class StudyTracker:
+    """The record of one study in MLflow.
+
+    Args:
+        results: The results folder; the database is ``mlflow.db`` in it.
+        name: The study's name, which becomes the experiment's.
+        about: Tags of the parent run: question, baseline, metric.
+    """
+
+    def __init__(self, results: Path, name: str, *, about: Mapping[str, str]) -> None:
+        self.name = name
+        try:
+            with _one_at_a_time(results / ".mlflow.lock"):
+                self.client = MlflowClient(database_uri(results))
+                self.experiment = self._open_experiment(results, about)
+        except Exception as error:
+            raise UserError(
+                f"{results / 'mlflow.db'}: MLflow cannot use it: {_one_line(error)}; move it away, "
+                "and it is written anew from the run folders"
+            ) from None
+        self.runs = {
+            run.data.tags["dart.key"]: run
+            for run in self._all_runs()
+            if run.data.tags.get("dart.kind") == "run" and "dart.key" in run.data.tags
+        }
+        self.parent = self._open_parent(about)
+        self._close_abandoned()
+
+    def _open_experiment(self, results: Path, about: Mapping[str, str]) -> Experiment:
+        experiment = self.client.get_experiment_by_name(self.name)
+        if experiment is None:
+            location = (results / "mlartifacts" / self.name).absolute().as_uri()
+            tags = {
+                "mlflow.note.content": about.get("question", ""),
+                # Opens the view of runs and charts, not the one of language models.
+                "mlflow.experimentKind": "custom_model_development",
+            }
+            identity = self.client.create_experiment(
+                self.name, artifact_location=location, tags=tags
+            )
+            return self.client.get_experiment(identity)
+        if experiment.lifecycle_stage == "deleted":
+            self.client.restore_experiment(experiment.experiment_id)
+        return experiment
+
+    def _all_runs(self) -> Iterator[Run]:
+        token: str | None = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment.experiment_id],
+                run_view_type=ViewType.ACTIVE_ONLY,
+                max_results=PAGE,
+                page_token=token,
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _open_parent(self, about: Mapping[str, str]) -> str:
+        parents = self.client.search_runs(
+            [self.experiment.experiment_id],
+            "tags.`dart.kind` = 'study'",
+            order_by=["attributes.start_time ASC"],
+        )
+        tags = {"dart.kind": "study", "dart.study": self.name}
+        tags |= {f"dart.{name}": value for name, value in about.items()}
+        if not parents:
+            run = self.client.create_run(
+                self.experiment.experiment_id, tags=tags, run_name=self.name
+            )
+            return run.info.run_id
+        identity = parents[0].info.run_id
+        self.client.log_batch(identity, tags=[RunTag(*pair) for pair in tags.items()])
+        self.client.update_run(identity, status="RUNNING")
+        return identity
+
+    def _close_abandoned(self) -> None:
+        """Say of runs that were cut off that they were: the study's lock is ours."""
+        for run in self.runs.values():
+            if run.info.status == "RUNNING":
+                self.client.set_terminated(run.info.run_id, "KILLED")
+
+    def start(self, cell: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
+        """Note that a cell is being trained."""
+        run = self._child(cell)
+        self.client.update_run(run, status="RUNNING")
+        self._log_params(run, recipe)
+
+    def abandon(self, cell: Mapping[str, Any]) -> None:
+        """Note that a cell was interrupted."""
+        self.client.set_terminated(self.runs[cell["key"]].info.run_id, "KILLED")
+
+    def sync(
+        self,
+        cell: Mapping[str, Any],
+        recipe: Mapping[str, Any],
+        *,
+        result: Mapping[str, Any],
+        folder: Path,
+    ) -> None:
+        """Log a committed cell, unless this attempt at it is logged already.
+
+        Args:
+            cell: Its entry in ``cells.json``.
+            recipe: The run's recipe.
+            result: The run's record, in the study's metric.
+            folder: The run's folder.
+        """
+        known = self.runs.get(cell["key"])
+        status = "FINISHED" if result["status"] == "finished" else "FAILED"
+        if known is not None and known.data.tags.get("dart.logged") == result["ended"]:
+            if known.info.status != status:
+                self.client.set_terminated(
+                    known.info.run_id, status, _milliseconds(result["ended"])
+                )
+            return
+        run = self._child(cell)
+        self._log_params(run, recipe)
+        self._log_metrics(run, result, folder)
+        for name in (*ARTIFACTS, *FAILURE_ARTIFACTS):
+            if (folder / name).exists():
+                self.client.log_artifact(run, str(folder / name))
+        if status == "FAILED":
+            self.client.set_tag(run, "dart.reason", result.get("reason", "")[:TAG_LENGTH])
+        elif known is not None and "dart.reason" in known.data.tags:
+            self.client.delete_tag(run, "dart.reason")
+        self.client.set_tag(run, "dart.logged", result["ended"])
+        self.client.set_terminated(run, status, _milliseconds(result["ended"]))
+        self.runs[cell["key"]] = self.client.get_run(run)
+
+    def close(
+        self, status: str, *, summary: Mapping[str, float], artifacts: Sequence[Path] = ()
+    ) -> None:
+        """Close the parent run.
+
+        Args:
+            status: FINISHED, FAILED or KILLED.
+            summary: Metrics of the whole study, as ``adaptation/daa``.
+            artifacts: Files to keep with the parent.
+        """
+        now = _now()
+        metrics = [
+            Metric(name, value, now, 0) for name, value in summary.items() if math.isfinite(value)
+        ]
+        for start in range(0, len(metrics), BATCH["metrics"]):
+            self.client.log_batch(self.parent, metrics[start : start + BATCH["metrics"]])
+        for path in artifacts:
+            if path.exists():
+                self.client.log_artifact(self.parent, str(path))
+        self.client.set_terminated(self.parent, status)
+
+    def _child(self, cell: Mapping[str, Any]) -> str:
+        known = self.runs.get(cell["key"])
+        if known is not None:
+            return known.info.run_id
+        tags = {
+            "mlflow.parentRunId": self.parent,
+            "dart.kind": "run",
+            "dart.study": self.name,
+            **{f"dart.{name}": str(cell[name]) for name in ("key", "variant", "seed", "trial")},
+        }
+        run = self.client.create_run(
+            self.experiment.experiment_id,
+            tags=tags,
+            run_name=f"{cell['variant']}-t{cell['trial']}-s{cell['seed']}",
+        )
+        self.runs[cell["key"]] = run
+        return run.info.run_id
+
+    def _log_params(self, run: str, recipe: Mapping[str, Any]) -> None:
+        content = {
+            name: recipe[name]
+            for name in ("variant", "seed", "hyperparameters", "training", "protocol")
+        }
+        params = [Param(name, value) for name, value in _flatten(content)]
+        for start in range(0, len(params), BATCH["params"]):
+            self.client.log_batch(run, params=params[start : start + BATCH["params"]])
+
+    def _log_metrics(self, run: str, result: Mapping[str, Any], folder: Path) -> None:
+        # Equal time stamps make a second attempt after a crash write the same rows again.
+        stamp = _milliseconds(result["ended"])
+        metrics = [Metric(name, value, stamp, 0) for name, value in final_metrics(result)]
+        metrics += [Metric(*point, stamp, step) for *point, step in read_history(folder)]
+        for start in range(0, len(metrics), BATCH["metrics"]):
+            self.client.log_batch(run, metrics=metrics[start : start + BATCH["metrics"]])
+
+
+def final_metrics(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield the finite numbers of a run's record under slash names, as ``target/abs_rel_after``."""
+    for domain, entry in result.get("domains", {}).items():
+        group = "target" if entry["role"] == "target" else f"{entry['role']}/{domain}"
+        for when in ("before", "after"):
+            for metric, value in entry[when].items():
+                if math.isfinite(value):
+                    yield f"{group}/{metric}_{when}", value
+    blocks = {"": result, "validation/": result.get("validation", {})}
+    for prefix, block in blocks.items():
+        for name, value in block.items():
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if is_number and name != "seed" and math.isfinite(value):
+                yield f"{prefix}{name}", float(value)
+
+
+def read_history(folder: Path) -> Iterator[tuple[str, float, int]]:
+    """Yield name, value and step of everything recorded during training."""
+    path = folder / "history.parquet"
+    if not path.exists():
+        return
+    frame = pd.read_parquet(path)
+    for name in frame.columns.drop("step"):
+        for step, value in zip(frame["step"], frame[name], strict=True):
+            if math.isfinite(value):
+                yield f"train/{name}", float(value), int(step)
+
+
+def _flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            yield f"{prefix}{name}", text
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+def _milliseconds(moment: str) -> int:
+    return int(datetime.fromisoformat(moment).timestamp() * 1000)
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Make other processes wait: two that create MLflow's tables at once both fail."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+TrackingError = MlflowException
+"""What a call to a tracker may raise once it is open."""

@@ -1,0 +1,180 @@
+"""Run a study, or show what it would run: ``python run_study.py studies/quickstart.yaml``."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from dart.errors import UserError, did_you_mean
+from dart.studies.plan import Plan, make_plan
+from dart.studies.spec import Study, load_spec
+
+EXIT = """\
+exit status: 0 all runs finished; 1 some failed (they are recorded, and the others are done);
+2 a mistake in what was given, nothing ran; 130 stopped by Ctrl-C, finished runs are kept.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Read the command line, do what it says and return the exit status."""
+    options = _parse(arguments)
+    results = Path(options.results or os.environ.get("DART_RESULTS") or "results")
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        study = load_spec(options.study)
+        _check_only(options.only, study)
+        if options.plan:
+            return _show_plan(study, results, options)
+        return _run(study, results, options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped: finished runs are kept; the same command goes on", file=sys.stderr)
+        return 130
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "run_study.py",
+        description="Run every run of a study that is not done yet, and print the final table.",
+        epilog=EXIT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("study", metavar="STUDY", type=Path, help="a study file, in YAML")
+    parser.add_argument(
+        "--plan", action="store_true", help="show every run and its state; run none"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, not a table")
+    parser.add_argument(
+        "--results", metavar="DIR", type=Path, help="where results go (DART_RESULTS, ./results)"
+    )
+    parser.add_argument(
+        "--only", metavar="VARIANT", action="append", default=[], help="this variant; repeatable"
+    )
+    parser.add_argument("--retry-failed", action="store_true", help="run failed runs again")
+    parser.add_argument("--device", default="cpu", help="a torch device: cpu (default), cuda")
+    return parser.parse_args(arguments)
+
+
+def _stop(_signum: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _check_only(only: list[str], study: Study) -> None:
+    variants = study.spec.variants
+    for name in only:
+        if name not in variants:
+            raise UserError(
+                f"--only {name}: not a variant of study '{study.name}'; it has: "
+                f"{', '.join(variants)}{did_you_mean(name, variants)}"
+            )
+
+
+def _show_plan(study: Study, results: Path, options: argparse.Namespace) -> int:
+    plan = make_plan(study, results, only=options.only)
+    if options.json:
+        print(json.dumps(_plan_to_dict(study, plan), indent=1))
+        return 0
+    width = max(len(cell.recipe.variant) for cell in plan.cells)
+    for cell, result, state in zip(plan.cells, plan.results, plan.states(), strict=True):
+        settings = {**cell.recipe.hyperparameters, **cell.training}
+        shown = " ".join(f"{name}={value}" for name, value in settings.items())
+        reason = f"  {result['reason']}" if result and state == "failed" else ""
+        print(
+            f"{cell.key[:16]}  {state:7}  {cell.recipe.variant:{width}}  "
+            f"trial {cell.trial:2}  seed {cell.recipe.seed}  {shown}{reason}".rstrip()
+        )
+    seeds = len(study.spec.budget.seeds)
+    for variant, trials in plan.open_trials.items():
+        if trials:
+            print(
+                f"{'-':16}  missing  {variant:{width}}  {trials} trials to propose x {seeds} seeds"
+            )
+    print(_plan_line(study, plan))
+    return 0
+
+
+def _count(study: Study, plan: Plan) -> dict[str, int]:
+    states = plan.states()
+    to_propose = sum(plan.open_trials.values()) * len(study.spec.budget.seeds)
+    return {
+        "runs": len(states) + to_propose,
+        "done": states.count("done"),
+        "failed": states.count("failed"),
+        "missing": states.count("missing") + to_propose,
+    }
+
+
+def _plan_line(study: Study, plan: Plan) -> str:
+    count = _count(study, plan)
+    seconds = plan.seconds_left
+    left = "unknown until a run has finished" if seconds is None else f"about {seconds:.0f} s"
+    return (
+        f"study {study.name} ({study.spec.design}): {count['runs']} runs, {count['done']} done, "
+        f"{count['failed']} failed, {count['missing']} missing; time left: {left}"
+    )
+
+
+def _plan_to_dict(study: Study, plan: Plan) -> dict[str, Any]:
+    runs = []
+    for cell, result, state in zip(plan.cells, plan.results, plan.states(), strict=True):
+        run = {**cell.to_dict(), "state": state}
+        if result and state == "failed":
+            run["reason"] = result.get("reason")
+        runs.append(run)
+    return {
+        "study": study.name,
+        "design": study.spec.design,
+        "metric": study.spec.protocol.metric,
+        "baseline": study.spec.baseline,
+        **{f"num_{name}": value for name, value in _count(study, plan).items()},
+        "trials_to_propose": dict(plan.open_trials),
+        "seconds_left": plan.seconds_left,
+        "runs": runs,
+    }
+
+
+def _run(study: Study, results: Path, options: argparse.Namespace) -> int:
+    # Slow to import, and --plan does without.
+    from dart.studies.execute import Options, execute_study
+    from dart.studies.progress import make_reporter
+
+    outcome = execute_study(
+        study,
+        results,
+        reporter=make_reporter(),
+        options=Options(
+            only=tuple(options.only), retry_failed=options.retry_failed, device=options.device
+        ),
+    )
+    _show_table(study, results, as_json=options.json)
+    for cell, result in outcome.failed:
+        folder = results / "runs" / cell.key[:16]
+        print(f"failed: {cell.label} ({folder}): {result.get('reason')}", file=sys.stderr)
+    if outcome.failed:
+        print(
+            f"{len(outcome.failed)} of {len(outcome.cells)} runs failed; "
+            "--retry-failed runs them again",
+            file=sys.stderr,
+        )
+    print(f"runs: {results / 'mlflow.db'}; see them with: make ui", file=sys.stderr)
+    return 1 if outcome.failed else 0
+
+
+def _show_table(study: Study, results: Path, *, as_json: bool) -> None:
+    from dart.analysis import load_runs, print_table, summarize, to_json
+
+    table = summarize(load_runs(study.name, results=results))
+    if as_json:
+        print(json.dumps(to_json(table), indent=1))
+    else:
+        print_table(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
