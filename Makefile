@@ -44,8 +44,10 @@ ui: $(STAMP) ## Open MLflow on the study's results, on this machine only (PORT=5
 	  --default-artifact-root $(RESULTS)/mlartifacts
 
 lock: $(STAMP) ## Write the installed versions to requirements.lock.
+	echo '# Exact versions for: pip install -c requirements.lock -e ".[dev]"; written by: make lock' \
+	  > requirements.lock.new
 	$(BIN)/python -m pip freeze --all --exclude-editable \
-	  | grep -v -i -E '^(pip|nvidia-[^=]*|cuda-[^=]*|triton)==| @ ' > requirements.lock.new
+	  | grep -v -i -E '^(pip|nvidia-[^=]*|cuda-[^=]*|triton)==| @ ' >> requirements.lock.new
 	mv requirements.lock.new requirements.lock
 	touch $(STAMP)
 

@@ -1,0 +1,280 @@
+"""From the runs of a study to its final table.
+
+Every number is worked out anew from the means per domain with the study's own metric, through
+``metrics.compare``, so that the sign of a change is decided in one place.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from dart.analysis.records import (
+    Cell,
+    RunRecord,
+    Study,
+    describe,
+    open_study,
+    read_images,
+    read_run,
+)
+from dart.errors import UserError
+from dart.metrics import METRICS, compare
+from dart.recipe import ZERO_SHOT
+
+MEASURED = (
+    "target_before",
+    "target_after",
+    "adaptation",
+    "adaptation_relative",
+    "source_before",
+    "source_after",
+    "forgetting",
+    "forgetting_worst",
+    "forgetting_relative",
+    "held_out_before",
+    "held_out_after",
+)
+"""Columns with a mean and a standard deviation over seeds, in the study's metric."""
+
+SHOWN = {
+    "target_after": "target\nafter",
+    "adaptation": "adaptation",
+    "forgetting": "forgetting",
+    "held_out_after": "held-out\nafter",
+}
+
+CELL_COLUMNS = ("study", "key", "variant", "trial", "seed")
+RUN_COLUMNS = ("metric", "is_baseline", "settings", "status", "reason", "trainable_parameters")
+COST_COLUMNS = ("wall_seconds", "peak_memory_mib", "validation_target_after")
+IMAGE_COLUMNS = ("domain", "role", "split", "image", "scene", "before", "after")
+OUR_COLUMNS = {*CELL_COLUMNS, *RUN_COLUMNS, *COST_COLUMNS, *IMAGE_COLUMNS, *MEASURED}
+"""A hyperparameter of such a name is called ``hyperparameter_NAME`` in a frame."""
+
+Location = str | os.PathLike[str]
+
+
+def load_runs(study: Location, *, results: Location | None = None) -> pd.DataFrame:
+    """Return one row a run that the study asks for, whatever became of it.
+
+    Args:
+        study: Name, YAML file, or folder in the results.
+        results: Root of the results; ``DART_RESULTS`` or ``results`` unless given.
+
+    Returns:
+        Columns ``study, key, variant, trial, seed``, one for each hyperparameter, ``metric,
+        is_baseline, settings, status`` (``finished``, ``failed`` or ``missing``), ``reason,
+        trainable_parameters, wall_seconds, peak_memory_mib``, those of ``MEASURED`` and
+        ``validation_target_after``. ``variant`` is categorical in the study's order,
+        ``zero_shot`` first.
+
+    Raises:
+        UserError: If the study is unknown, has no finished run, or a record cannot be read.
+    """
+    opened = open_study(study, results=results)
+    rows = [_run_row(opened, cell, record) for cell, record in _records(opened)]
+    frame = pd.DataFrame(rows).astype({"trainable_parameters": "Int64"})
+    return _with_order(frame, opened)
+
+
+def load_study(study: Location, *, results: Location | None = None) -> pd.DataFrame:
+    """Return the errors of every image: one row a run, image and metric.
+
+    Args:
+        study: Name, YAML file, or folder in the results.
+        results: Root of the results; ``DART_RESULTS`` or ``results`` unless given.
+
+    Returns:
+        Columns ``study, key, variant, trial, seed``, one for each hyperparameter, ``domain, role,
+        split, image, scene, metric, before, after``. The split of the final table is ``test``.
+
+    Raises:
+        UserError: If the study is unknown, has no finished run, or a record cannot be read.
+    """
+    opened = open_study(study, results=results)
+    finished = [cell for cell, run in _records(opened) if run and run.status == "finished"]
+    images = read_images(opened, finished)
+    cells = pd.DataFrame([_cell_row(opened, cell) for cell in finished])
+    return _with_order(cells.merge(images, on="key"), opened)
+
+
+def summarize(runs: pd.DataFrame, *, every_trial: bool = False) -> pd.DataFrame:
+    """Return the final table: one row a variant, means and spread over its seeds.
+
+    Of a variant with several trials the one with the best target on the validation split is
+    shown; what is shown of it is measured on the test split.
+
+    Args:
+        runs: From ``load_runs``.
+        every_trial: One row a trial instead.
+
+    Returns:
+        ``study, metric, variant, baseline, hyperparameters, trials, runs`` (finished), ``failed,
+        missing, trainable_parameters``, and those of ``MEASURED``, each with its sample standard
+        deviation over seeds in ``*_std``; not a number where nothing was measured.
+    """
+    rows = []
+    for _, of_variant in runs.groupby("variant", sort=True, observed=True):
+        trials = [trial for _, trial in of_variant.groupby("trial", sort=False, dropna=False)]
+        rows += [
+            _summary_row(trial, trial if every_trial else of_variant, trials=len(trials))
+            for trial in (trials if every_trial else _choose(trials))
+        ]
+    return pd.DataFrame(rows).astype({"trainable_parameters": "Int64"})
+
+
+def to_json(table: pd.DataFrame) -> dict[str, Any]:
+    """Return the final table as an object for JSON; what was not measured is null."""
+    rows = table.drop(columns=["study", "metric"]).astype(object)
+    rows = rows.where(rows.notna(), None)
+    return {
+        "study": str(table["study"].iloc[0]),
+        "metric": str(table["metric"].iloc[0]),
+        "variants": rows.to_dict("records"),
+    }
+
+
+def print_table(table: pd.DataFrame, *, console: Console | None = None) -> None:
+    """Print the final table to the terminal."""
+    console = console or Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 140)  # a file has no edge to wrap at
+    metric = str(table["metric"].iloc[0])
+    better = "higher" if METRICS[metric].higher_is_better else "lower"
+    drawn = Table(
+        title=f"{table['study'].iloc[0]}: {metric}, mean and spread over seeds",
+        caption=f"{better} {metric} is better; adaptation: target gained; forgetting: source lost; "
+        "* baseline",
+        box=box.SIMPLE_HEAD,
+    )
+    drawn.add_column("variant", no_wrap=True)
+    for heading in ("runs", "trainable\nparameters", "target\nbefore", *SHOWN.values()):
+        drawn.add_column(heading, justify="right")
+    drawn.add_column("forgetting\nrelative", justify="right")
+    for _, row in table.iterrows():
+        drawn.add_row(*_cells(row))
+    console.print(drawn)
+
+
+def _cells(row: pd.Series) -> Iterator[str]:
+    settings = f"\n  {row['hyperparameters']}" if row["trials"] > 1 else ""
+    yield f"{row['variant']}{' *' if row['baseline'] else ''}{settings}"
+    trouble = [f"{row[what]} {what}" for what in ("failed", "missing") if row[what]]
+    yield "\n".join([str(row["runs"]), *trouble])
+    parameters = row["trainable_parameters"]
+    yield "-" if pd.isna(parameters) else f"{parameters:,}"
+    yield _number(row, "target_before", spread=False)
+    for column in SHOWN:
+        yield _number(row, column, spread=row["variant"] != ZERO_SHOT)
+    relative = row["forgetting_relative"]
+    yield "-" if pd.isna(relative) else f"{relative:+.1%}"
+
+
+def _number(row: pd.Series, column: str, *, spread: bool) -> str:
+    if pd.isna(row[column]):
+        return "-"
+    sign = "+" if column in {"adaptation", "forgetting"} else ""
+    text = f"{row[column]:{sign}.4f}"
+    deviation = row[f"{column}_std"]
+    return (
+        text if pd.isna(deviation) or not spread else f"{text} \N{PLUS-MINUS SIGN}{deviation:.4f}"
+    )
+
+
+def _records(study: Study) -> list[tuple[Cell, RunRecord | None]]:
+    records = [(cell, read_run(study, cell)) for cell in study.record.cells]
+    if not any(run is not None and run.status == "finished" for _, run in records):
+        raise UserError(f"study {study.record.study!r} in {study.results} has no finished run yet")
+    return records
+
+
+def _cell_row(study: Study, cell: Cell) -> dict[str, Any]:
+    hyperparameters = {
+        f"hyperparameter_{name}" if name in OUR_COLUMNS else name: value
+        for name, value in cell.hyperparameters.items()
+    }
+    return {
+        "study": study.record.study,
+        "key": cell.key,
+        "variant": cell.variant,
+        "trial": cell.trial,
+        "seed": cell.seed,
+        **hyperparameters,
+    }
+
+
+def _run_row(study: Study, cell: Cell, run: RunRecord | None) -> dict[str, Any]:
+    row = _cell_row(study, cell) | {
+        "metric": study.record.metric,
+        "is_baseline": cell.variant == study.record.baseline,
+        "settings": describe(cell.hyperparameters),
+        "status": run.status if run else "missing",
+        "reason": run.reason if run else None,
+        "trainable_parameters": run.trainable_parameters if run else None,
+        "wall_seconds": run.wall_seconds if run else None,
+        "peak_memory_mib": run.peak_memory_mib if run else None,
+        "validation_target_after": None,
+    }
+    row |= dict.fromkeys(MEASURED)
+    return row | _compare(study, cell, run) if run and run.status == "finished" else row
+
+
+def _compare(study: Study, cell: Cell, run: RunRecord) -> dict[str, float]:
+    metric = study.record.metric
+    try:
+        outcome = compare(_plain(run.domains), metric)
+        if run.validation_domains:
+            validation = compare(_plain(run.validation_domains), metric)
+            outcome["validation_target_after"] = validation["target_after"]
+    except (KeyError, ValueError):
+        path = study.run_folder(cell) / "result.json"
+        raise UserError(f"{path}: cannot be read: no {metric!r} of every domain") from None
+    return outcome
+
+
+def _plain(domains: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: means.model_dump() for name, means in domains.items()}
+
+
+def _with_order(frame: pd.DataFrame, study: Study) -> pd.DataFrame:
+    names = list(dict.fromkeys([ZERO_SHOT, *(cell.variant for cell in study.record.cells)]))
+    present = [name for name in names if name in set(frame["variant"])]
+    return frame.assign(variant=pd.Categorical(frame["variant"], present, ordered=True))
+
+
+def _choose(trials: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Return the trial with the best target on validation; all where that was not measured."""
+    scores = [trial["validation_target_after"].astype(float).mean() for trial in trials]
+    known = [(score, i) for i, score in enumerate(scores) if not pd.isna(score)]
+    if not known:
+        return trials
+    highest = METRICS[trials[0]["metric"].iloc[0]].higher_is_better
+    _, best = max(known, key=lambda pair: (pair[0] if highest else -pair[0], -pair[1]))
+    return [trials[best]]
+
+
+def _summary_row(trial: pd.DataFrame, counted: pd.DataFrame, *, trials: int) -> dict[str, Any]:
+    finished = trial[trial["status"] == "finished"]
+    parameters = finished["trainable_parameters"].dropna()
+    first = trial.iloc[0]
+    row: dict[str, Any] = {
+        "study": first["study"],
+        "metric": first["metric"],
+        "variant": first["variant"],
+        "baseline": bool(first["is_baseline"]),
+        "hyperparameters": first["settings"],
+        "trials": trials,
+        "runs": len(finished),
+        "failed": int((counted["status"] == "failed").sum()),
+        "missing": int((counted["status"] == "missing").sum()),
+        "trainable_parameters": int(parameters.iloc[0]) if len(parameters) else None,
+    }
+    for column in MEASURED:
+        values = finished[column].astype(float)
+        row[column] = values.mean()
+        row[f"{column}_std"] = values.std()
+    return row
