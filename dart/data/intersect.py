@@ -84,7 +84,11 @@ def _least(distance: Float[Tensor, "p n"]) -> tuple[Float[Tensor, " n"], Int[Ten
 
 
 def _nearest(
-    boxes: Primitives, spheres: Primitives, cylinders: Primitives, origin: Rays, direction: Rays
+    boxes: Float[Tensor, "b 8"],
+    spheres: Float[Tensor, "s 8"],
+    cylinders: Float[Tensor, "c 8"],
+    origin: Rays,
+    direction: Rays,
 ) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
     """Return the distance to the nearest primitive and its number, boxes counted first."""
     distance, index = _least(box_distance(boxes, origin, direction))
@@ -99,7 +103,11 @@ def _nearest(
 
 
 def _nearest_distance(
-    boxes: Primitives, spheres: Primitives, cylinders: Primitives, origin: Rays, direction: Rays
+    boxes: Float[Tensor, "b 8"],
+    spheres: Float[Tensor, "s 8"],
+    cylinders: Float[Tensor, "c 8"],
+    origin: Rays,
+    direction: Rays,
 ) -> Float[Tensor, " n"]:
     """Return the distance to the nearest primitive alone: all that a shadow ray asks."""
     distance = box_distance(boxes, origin, direction).amin(0)

@@ -75,6 +75,7 @@ def draw_pose(scene: Scene, dice: Dice) -> Pose:
         if best is None or openness > best[0]:
             best = openness, pose
     if best is None:
+        # A crowded room: its middle at 1.7 m, for what is higher than that stands at a wall.
         width, depth, _ = scene.extent
         return Pose((width / 2, depth / 2, 1.7), dice.uniform(-math.pi, math.pi))
     return best[1]
