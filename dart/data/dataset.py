@@ -75,7 +75,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
-class FrameDataset(Sequence[Sample]):
+# Not Sequence[Sample]: a run-time checker would then decode a frame wherever a set is passed.
+class FrameDataset(Sequence):
     """The frames of a rendered set; decoded ones stay in memory (80 kB a frame of 96 x 128).
 
     Args:

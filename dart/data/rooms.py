@@ -34,7 +34,7 @@ def _floor(dice: Dice) -> Material:
             Texture.WOOD, (0.55, 0.36, 0.2), (0.3, 0.17, 0.08), dice.uniform(0.09, 0.16), 0.6
         ),
         lambda: Material(
-            Texture.BRICK, dice.colour(0.4, 0.8, 0.1), (0.3,) * 3, dice.uniform(0.3, 0.6), 0.5
+            Texture.BRICK, dice.colour(0.4, 0.8, 0.1), (0.3, 0.3, 0.3), dice.uniform(0.3, 0.6), 0.5
         ),
         lambda: Material(
             Texture.MOTTLED,
@@ -129,7 +129,7 @@ def _add_openings(room: Room) -> None:
         window((0, 0.04, 1.5), (0.02, 0.02, 0.62), frame)
     for _ in range(1 + dice.integer(4)):
         half, tall = dice.uniform(0.15, 0.5), dice.uniform(0.15, 0.45)
-        image = Material(Texture.PICTURE, (0.5,) * 3, scale=0.5, variation=dice.uniform(0, 99))
+        image = Material(Texture.PICTURE, (0.5, 0.5, 0.5), scale=0.5, variation=dice.uniform(0, 99))
         z = dice.uniform(1.3, 1.8)
         picture = _on_wall(room, 2 * half).box
         picture((0, 0.01, z), (half + 0.03, 0.012, tall + 0.03), frame)

@@ -161,18 +161,18 @@ def test_a_folder_of_other_frames_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "text"),
+    ("count", "workers", "text"),
     [
-        ({"count": 0}, "count: 0 frames of rooms_pinhole val, allowed are 1 to 10000"),
-        ({"count": 10_001}, "count: 10001 frames of rooms_pinhole val, allowed are 1 to 10000"),
-        ({"count": 1, "workers": 0}, "workers: 0, at least 1 is needed"),
+        (0, 1, "count: 0 frames of rooms_pinhole val, allowed are 1 to 10000"),
+        (10_001, 1, "count: 10001 frames of rooms_pinhole val, allowed are 1 to 10000"),
+        (1, 0, "workers: 0, at least 1 is needed"),
     ],
 )
 def test_impossible_requests_are_refused(
-    arguments: dict[str, int], text: str, tmp_path: Path
+    count: int, workers: int, text: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=text):
-        render_frames("rooms_pinhole", "val", out=tmp_path / "set", **arguments)
+        render_frames("rooms_pinhole", "val", count=count, out=tmp_path, workers=workers)
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

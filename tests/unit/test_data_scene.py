@@ -115,7 +115,7 @@ def test_compiled_tracing_agrees_with_the_plain_one() -> None:
 
 def test_a_ray_into_nothing_misses() -> None:
     builder = SceneBuilder()
-    builder.material(Material(Texture.PLAIN, (0.5,) * 3))
+    builder.material(Material(Texture.PLAIN, (0.5, 0.5, 0.5)))
     scene = builder.build(extent=(1.0, 1.0, 1.0), obstacles=())
     up = torch.tensor([[0.0], [0.0], [1.0]])
     distance, _ = Tracer().nearest(scene.primitives, torch.zeros(3, 1), up)
