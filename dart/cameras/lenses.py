@@ -150,10 +150,13 @@ class KannalaBrandt(Camera):
 
 def _first_root(powers: np.ndarray) -> float:
     """Return the first theta in (0, pi] where ``sum powers[i] theta^(2i)`` vanishes, or pi."""
-    roots = np.polynomial.Polynomial(powers).roots()
+    scaled = powers * math.pi ** (2 * np.arange(powers.size))
+    # A leading coefficient that changes nothing within 180 degrees would spoil the other roots.
+    kept = np.abs(scaled) > 1e-15 * np.abs(scaled).max()
+    roots = np.polynomial.Polynomial(scaled[: np.flatnonzero(kept)[-1] + 1]).roots()
     real = roots.real[np.abs(roots.imag) <= 1e-12 * np.abs(roots.real)]
-    squares = real[(real > 0) & (real < math.pi**2)]
-    return float(np.sqrt(squares.min())) if squares.size else math.pi
+    squares = real[(real > 0) & (real < 1)]
+    return math.pi * float(np.sqrt(squares.min())) if squares.size else math.pi
 
 
 def _radius(theta: Tensor, k: tuple[Tensor, ...] | list[Tensor]) -> Tensor:
@@ -190,6 +193,7 @@ def _bracketed_newton(distorted: Tensor, k: list[Tensor], limit: Tensor) -> Tens
     low, high = torch.zeros_like(limit), limit.clone()
     theta = torch.minimum(distorted, limit)
     last = high - low
+    done = torch.zeros_like(theta, dtype=torch.bool)
     for _ in range(_NEWTON_STEPS):
         error = _radius(theta, k) - distorted
         low = torch.where(error < 0, theta, low)
@@ -199,8 +203,10 @@ def _bracketed_newton(distorted: Tensor, k: list[Tensor], limit: Tensor) -> Tens
         # Newton may crawl where the slope nears zero: halve the bracket unless steps halve.
         keep = inside & (step.abs() <= 0.5 * last.abs())
         step = torch.where(keep, step, theta - (low + high) / 2)
-        theta = theta - step
+        # A finished element stays as it is, whatever its neighbours still need.
+        theta = torch.where(done, theta, theta - step)
         last = step
-        if bool((step.abs() < _CONVERGED).all()):
+        done |= step.abs() < _CONVERGED
+        if bool(done.all()):
             break
     return theta
