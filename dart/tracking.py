@@ -6,6 +6,7 @@ database comes back when the study is run once more.
 """
 
 import fcntl
+import logging
 import math
 import os
 import time
@@ -49,6 +50,8 @@ class StudyTracker:
 
     def __init__(self, results: Path, name: str, *, about: Mapping[str, str]) -> None:
         self.name = name
+        # It tells of every table it makes.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
         try:
             with _one_at_a_time(results / ".mlflow.lock"):
                 self.client = MlflowClient(database_uri(results))
@@ -221,7 +224,7 @@ class StudyTracker:
         # Equal time stamps make a second attempt after a crash write the same rows again.
         stamp = _milliseconds(result["ended"])
         metrics = [Metric(name, value, stamp, 0) for name, value in final_metrics(result)]
-        metrics += [Metric(*point, stamp, step) for *point, step in read_history(folder)]
+        metrics += [Metric(name, value, stamp, step) for name, value, step in read_history(folder)]
         for start in range(0, len(metrics), BATCH["metrics"]):
             self.client.log_batch(run, metrics=metrics[start : start + BATCH["metrics"]])
 

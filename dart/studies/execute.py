@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from dart.errors import UserError
 from dart.metrics import compare
@@ -44,6 +44,7 @@ REASON_LENGTH = 500
 SUMMARY = ("target_after", "adaptation", "forgetting", "forgetting_relative", "held_out_after")
 
 
+@runtime_checkable
 class RunFunction(Protocol):
     """Trains and measures one recipe and writes its record: ``dart.protocol.run_recipe``."""
 
@@ -60,6 +61,7 @@ class RunFunction(Protocol):
         ...
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """A copy of the record for people to look at: ``dart.tracking.StudyTracker``."""
 
@@ -232,7 +234,7 @@ class _StudyRun:
         from dart.studies.search import VariantSearch, open_storage  # noqa: PLC0415
 
         storage = stack.enter_context(open_storage(self.folder / "optuna.db"))
-        return [
+        searches = [
             VariantSearch(
                 self.planner,
                 name,
@@ -242,6 +244,10 @@ class _StudyRun:
             )
             for name in names
         ]
+        for search in searches:
+            self.ledger.proposed[search.identity] = search.proposed()
+            self.ledger.add(search.known_cells())
+        return searches
 
     def _run_trial(self, cells: Sequence[Cell], *, proposed: int) -> list[dict[str, Any]]:
         identity = search_identity(self.planner, cells[0].recipe.variant)
@@ -317,7 +323,7 @@ class CellRunner:
 
     def _log(self, cell: Cell, result: Mapping[str, Any]) -> None:
         if self.tracker is not None:
-            in_metric = result | in_study_metric(result, self.metric)
+            in_metric = {**result, **in_study_metric(result, self.metric)}
             self.tracker.sync(cell, in_metric, run_folder(self.results, cell.key))
 
     def needs_run(self, cell: Cell) -> bool:
@@ -350,12 +356,12 @@ class CellRunner:
         folder = open_run(self.results, cell.key)
         try:
             result = self._attempt(function, cell, folder)
+            commit_run(folder, self.results, cell.key)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             if self.tracker is not None:
                 self.tracker.abandon(cell)
             raise
-        commit_run(folder, self.results, cell.key)
         self.reporter.end(cell, result)
 
     def _attempt(self, function: RunFunction, cell: Cell, folder: Path) -> Mapping[str, Any]:

@@ -148,7 +148,10 @@ class Planner:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self.resources = Resources.read(study.spec.protocol, study.checkpoint)
+        try:
+            self.resources = Resources.read(study.spec.protocol, study.checkpoint)
+        except UserError as error:
+            raise UserError(f"{study.file.where(('protocol',))}: {error}") from None
 
     def zero_shot(self) -> Cell:
         """Return the cell of the untouched network."""
@@ -234,10 +237,11 @@ class Planner:
 
 def factors_of(study: Study, variant: str) -> dict[FactorName, Any]:
     """Return all that may vary for one variant: hyperparameters first, then training."""
-    factors: dict[FactorName, Any] = {
-        ("hyperparameters", name): factor for name, factor in study.spec.variants[variant].items()
-    }
-    return factors | {("training", name): factor for name, factor in study.spec.search.items()}
+    spec = study.spec
+    factors: dict[FactorName, Any] = {}
+    factors |= {("hyperparameters", name): value for name, value in spec.variants[variant].items()}
+    factors |= {("training", name): value for name, value in spec.search.items()}
+    return factors
 
 
 def list_choices(study: Study, variant: str) -> Iterator[Choice]:

@@ -3,7 +3,8 @@
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol, TextIO
+from io import TextIOBase
+from typing import IO, Any, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
@@ -12,6 +13,7 @@ from rich.text import Text
 from dart.studies.plan import Cell
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """Is told what happens to each run of a study."""
 
@@ -88,13 +90,14 @@ def describe_result(result: Mapping[str, Any]) -> str:
 class PlainReporter:
     """One line a finished run: for logs and pipes."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: IO[str] | TextIOBase) -> None:
         self.stream = stream
         self.clock = Clock()
 
     def begin(self, *, total: int, done: int) -> None:
         """Set the counts."""
         self.clock.total, self.clock.done = total, done
+        self.clock.started = time.monotonic()
 
     def start(self, cell: Cell) -> None:  # noqa: ARG002
         """Start the run's share of the estimate."""

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import optuna
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from dart.errors import UserError
@@ -27,6 +28,7 @@ GAUSSIAN_PROCESS_BELOW = 150
 ENDED = (TrialState.COMPLETE, TrialState.FAIL)
 
 
+@runtime_checkable
 class RunTrial(Protocol):
     """Runs the cells of one trial."""
 
@@ -42,7 +44,8 @@ def open_storage(path: Path) -> Iterator[RDBStorage]:
     Raises:
         UserError: If the file is not such a store.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # Its warning that a package for faster proposals is missing is not for the user.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         storage = RDBStorage(f"sqlite:///{path.absolute()}")
     except Exception as error:
@@ -105,7 +108,8 @@ def suggest(
     for (kind, name), factor in factors.items():
         label = f"{kind}.{name}"
         if not isinstance(factor, Range):
-            choice[kind, name] = trial.suggest_categorical(label, list(factor.values))
+            options: list[Scalar] = list(factor.values)
+            choice[kind, name] = trial.suggest_categorical(label, options)  # type: ignore[assignment]
             continue
         if kind == "training":
             is_whole = TrainingSpec.model_fields[name].annotation is int
@@ -137,7 +141,7 @@ class VariantSearch:
         self.optuna = optuna.create_study(
             study_name=f"{variant}-{self.identity[:12]}",
             storage=storage,
-            directions=["minimize"] * len(self.spec.objectives),
+            directions=[StudyDirection.MINIMIZE] * len(self.spec.objectives),
             load_if_exists=True,
         )
         self._adopt()
@@ -200,7 +204,7 @@ class VariantSearch:
         trial.set_user_attr("params", trial.params)
         trial.set_user_attr("label", label)
         cells = self.planner.cells(self.variant, choice, trial=label)
-        results = self.run_trial(cells, proposed=self._proposed())
+        results = self.run_trial(cells, proposed=self.proposed())
         if any(result["status"] != "finished" for result in results):
             self.optuna.tell(trial, state=TrialState.FAIL)
             return
@@ -209,6 +213,19 @@ class VariantSearch:
             trial.set_constraint(name, values[name] - limit)
         self.optuna.tell(trial, [values[name] for name in self.spec.objectives])
 
-    def _proposed(self) -> int:
+    def _labelled(self) -> dict[int, FrozenTrial]:
         every = self._trials(*ENDED, TrialState.RUNNING)
-        return len({trial.user_attrs["label"] for trial in every if "label" in trial.user_attrs})
+        return {t.user_attrs["label"]: t for t in every if "label" in t.user_attrs}
+
+    def proposed(self) -> int:
+        """Return how many trials have been proposed so far."""
+        return len(self._labelled())
+
+    def known_cells(self) -> list[Cell]:
+        """Return the cells of every trial proposed so far."""
+        cells = []
+        for label, trial in sorted(self._labelled().items()):
+            params = trial.user_attrs["params"]
+            choice = {(k, name): params[f"{k}.{name}"] for k, name in self.factors}
+            cells += self.planner.cells(self.variant, choice, trial=label)
+        return cells

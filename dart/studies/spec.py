@@ -187,9 +187,10 @@ class StudySpec(Frozen):
 def _ranges(content: Mapping[str, Any]) -> list[Place]:
     """Return the place of every range in a study that may yet be malformed."""
     variants = content.get("variants")
-    blocks: dict[Place, Any] = {("search",): content.get("search")}
+    blocks: dict[Place, Any] = {}
     if isinstance(variants, Mapping):
         blocks |= {("variants", name): factors for name, factors in variants.items()}
+    blocks["search",] = content.get("search")
     return [
         (*place, name)
         for place, factors in blocks.items()
@@ -233,7 +234,9 @@ def load_spec(path: str | Path) -> Study:
         check_domain(domain, where=file.where(place))
     try:
         checkpoint = resolve_checkpoint(spec.protocol.pretrained)
-        read_metadata(checkpoint)
+        kind = read_metadata(checkpoint)["kind"]
+        if kind != "pretrained":
+            raise UserError(f"checkpoint {checkpoint} is of kind '{kind}'; allowed: 'pretrained'")
     except UserError as error:
         raise UserError(f"{file.where(('protocol', 'pretrained'))}: {error}") from None
     return Study(name, file, spec, known, checkpoint)
@@ -313,21 +316,28 @@ MODELS: Mapping[str, type[BaseModel]] = {
 
 
 def _describe(error: ValidationError, file: YamlFile) -> str:
-    """Return one line for the first mistake that pydantic found."""
-    first = error.errors(include_url=False)[0]
+    """Return one line for the first mistake that pydantic found, an unknown key before others.
+
+    A misspelt key is also a missing one, and it is the spelling that must be mended.
+    """
+    mistakes = error.errors(include_url=False)
+    unknown = [mistake for mistake in mistakes if mistake["type"] == "extra_forbidden"]
+    first = (unknown or mistakes)[0]
     place = _place(first["loc"], file.content)
+    if not place:
+        return f"{file.where()}: {_reason(first)}"
+    *above, key = place
     if first["type"] == "missing":
-        return f"{file.where(place[:-1])}: '{place[-1]}' is missing"
+        return f"{file.where(tuple(above))}: '{key}' is missing"
     if first["type"] != "extra_forbidden":
         shown = "" if first["type"] == "value_error" else f", not {_short(first['input'])}"
         nearest = _nearest(first)
         return f"{file.where(place)}: {_reason(first)}{shown}{nearest}"
-    inside = MODELS.get(str(place[0]), Range) if len(place) > 1 else StudySpec
+    inside = MODELS.get(str(place[0]), Range) if above else StudySpec
     allowed = list(inside.model_fields)
-    key = str(place[-1])
     return (
         f"{file.where(place)}: unknown key '{key}'; allowed: {', '.join(allowed)}"
-        f"{did_you_mean(key, allowed)}"
+        f"{did_you_mean(str(key), allowed)}"
     )
 
 

@@ -1,0 +1,196 @@
+"""A search: equal budgets, new proposals after a stop, and trials that were cut off taken up again."""
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from dart.errors import UserError
+from dart.studies.search import make_sampler, measure_trial
+from tests.helpers.study_engine import FakeRun, run_toy, write_study
+
+TRIALS = 4
+"""All of them drawn before a Gaussian process is fitted, which takes seconds."""
+SEARCH = f"""\
+variants:
+  tuned: {{rank: {{low: 2, high: 4096, log: true}}, gate: {{low: 0.0, high: 1.0}}, mix: [mean, gated]}}
+training: {{learning_rate: 1e-3}}
+search: {{learning_rate: {{low: 1e-4, high: 1e-2, log: true}}}}
+budget: {{trials: {TRIALS}, seeds: [0, 1]}}
+"""
+RUNS = 1 + 2 * TRIALS
+
+
+class Stopped(FakeRun):
+    """Is interrupted in its last run."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after = after
+
+    def __call__(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        if len(self.calls) == self.after:
+            raise KeyboardInterrupt
+        return super().__call__(*arguments, **options)
+
+
+def _stop_after(path: Path, results: Path, runs: int) -> list[str]:
+    run = Stopped(runs)
+    with pytest.raises(KeyboardInterrupt):
+        run_toy(path, results, run)
+    return run.calls
+
+
+def _trials(results: Path) -> list[optuna.trial.FrozenTrial]:
+    uri = f"sqlite:///{results / 'studies' / 'toy' / 'optuna.db'}"
+    storage = optuna.storages.RDBStorage(uri)
+    try:
+        (summary,) = optuna.get_all_study_summaries(storage)
+        return optuna.load_study(study_name=summary.study_name, storage=storage).trials
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def test_a_search_runs_its_budget_and_then_nothing(tmp_path: Path) -> None:
+    path = write_study(tmp_path, SEARCH)
+    run = FakeRun()
+    outcome = run_toy(path, tmp_path, run)
+    assert len(run.calls) == len(set(run.calls)) == RUNS
+    assert [cell.trial for cell in outcome.cells[1:]] == [t for t in range(TRIALS) for _ in "01"]
+    for trial, pair in zip(_trials(tmp_path), _pairs(outcome.results[1:]), strict=True):
+        # Both objectives are minimised and are means over the seeds.
+        assert trial.values == [
+            pytest.approx(sum(result[name] for result in pair) / 2)
+            for name in ("target_after", "forgetting")
+        ]
+    again = FakeRun()
+    run_toy(path, tmp_path, again)
+    assert again.calls == []
+
+
+def _pairs(results: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    return [results[i : i + 2] for i in range(0, len(results), 2)]
+
+
+def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "parts").mkdir()
+    whole = FakeRun()
+    run_toy(write_study(tmp_path / "whole", SEARCH), tmp_path / "whole", whole)
+    path, results = write_study(tmp_path / "parts", SEARCH), tmp_path / "parts"
+    calls = _stop_after(path, results, 4)  # within the second trial
+    calls += _stop_after(path, results, 5)
+    rest = FakeRun()
+    outcome = run_toy(path, results, rest)
+    assert calls + rest.calls == whole.calls
+    assert sorted({cell.trial for cell in outcome.cells}) == list(range(TRIALS))
+
+
+def test_a_larger_budget_adds_trials(tmp_path: Path) -> None:
+    path = write_study(tmp_path, SEARCH)
+    run_toy(path, tmp_path)
+    more = FakeRun()
+    write_study(tmp_path, SEARCH.replace(f"trials: {TRIALS}", f"trials: {TRIALS + 1}"))
+    run_toy(path, tmp_path, more)
+    assert len(more.calls) == 2
+
+
+def test_a_failed_trial_counts_and_can_be_tried_again(tmp_path: Path) -> None:
+    class Flaky(FakeRun):
+        def __call__(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+            if len(self.calls) == 3:
+                self.calls.append("failed")
+                raise RuntimeError("no memory")
+            return super().__call__(*arguments, **options)
+
+    path = write_study(tmp_path, SEARCH)
+    outcome = run_toy(path, tmp_path, Flaky())
+    assert len(outcome.cells) == RUNS
+    assert len(outcome.failed) == 1
+    idle = FakeRun()
+    run_toy(path, tmp_path, idle)
+    assert idle.calls == []
+    retry = FakeRun()
+    outcome = run_toy(path, tmp_path, retry, retry_failed=True)
+    assert len(retry.calls) == 1
+    assert outcome.failed == []
+    complete = [t for t in _trials(tmp_path) if t.state == optuna.trial.TrialState.COMPLETE]
+    assert sorted(trial.user_attrs["label"] for trial in complete) == list(range(TRIALS))
+    idle = FakeRun()
+    run_toy(path, tmp_path, idle, retry_failed=True)
+    assert idle.calls == []
+
+
+def test_a_gaussian_process_proposes_from_trials_and_constraints(tmp_path: Path) -> None:
+    text = SEARCH.replace(f"trials: {TRIALS}", f"trials: {TRIALS + 1}")
+    run = FakeRun()
+    run_toy(write_study(tmp_path, text + "constraints: {forgetting: 0.01}"), tmp_path, run)
+    assert len(set(run.calls)) == RUNS + 2
+    for trial in _trials(tmp_path):
+        assert trial.values is not None
+        assert trial.constraints == {"forgetting": pytest.approx(trial.values[1] - 0.01)}
+
+
+def test_lists_that_fit_the_budget_are_enumerated(tmp_path: Path) -> None:
+    text = "design: search\nvariants: {tuned: {mix: [mean, gated], wide: [true, false]}}\n"
+    run = FakeRun()
+    run_toy(write_study(tmp_path, text + "budget: {trials: 4}"), tmp_path, run)
+    assert len(set(run.calls)) == 1 + 4
+    assert not (tmp_path / "studies" / "toy" / "optuna.db").exists()
+
+
+def test_the_store_of_another_program_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = write_study(tmp_path, SEARCH)
+    store = tmp_path / "studies" / "toy" / "optuna.db"
+    store.parent.mkdir(parents=True)
+    store.write_text("no database")
+    with pytest.raises(UserError, match=r"optuna\.db: Optuna cannot use it: .*move it away"):
+        run_toy(path, tmp_path)
+
+
+def test_a_sampler_depends_on_the_study_and_on_how_far_it_is() -> None:
+    def first(identity: str, trials: int, budget: int = 10) -> dict[str, Any]:
+        study = optuna.create_study(
+            sampler=make_sampler(identity=identity, trials_so_far=trials, budget=budget)
+        )
+        trial = study.ask()
+        trial.suggest_float("x", 0, 1)
+        return trial.params
+
+    proposals = [first("a", 0), first("a", 1), first("b", 0)]
+    assert len({str(proposal) for proposal in proposals}) == 3
+    assert first("a", 0) == proposals[0]
+    names = [
+        type(make_sampler(identity="a", trials_so_far=0, budget=n)).__name__ for n in (149, 150)
+    ]
+    assert names == ["GPSampler", "TPESampler"]
+
+
+def test_a_trial_is_judged_on_the_validation_split_and_lower_is_better() -> None:
+    def record(before: float, after: float) -> dict[str, Any]:
+        means = {"abs_rel": 1.0, "delta1": 0.5}
+        target = {"before": means, "after": {"abs_rel": after, "delta1": 1 - after}}
+        source = {"before": means, "after": {"abs_rel": before, "delta1": 0.25}}
+        return {
+            "key": "k",
+            "metric": "abs_rel",
+            "target_after": 99.0,
+            "validation_domains": {
+                "t": {"role": "target", **target},
+                "s": {"role": "source", **source},
+            },
+        }
+
+    records = [record(1.0, 0.2), record(2.0, 0.4)]
+    in_abs_rel = measure_trial(records, "abs_rel")
+    assert in_abs_rel == pytest.approx(
+        {"target": 0.3, "forgetting": 0.5, "forgetting_relative": 0.5}
+    )
+    in_delta1 = measure_trial(records, "delta1")
+    assert in_delta1 == pytest.approx(
+        {"target": -0.7, "forgetting": 0.25, "forgetting_relative": 0.5}
+    )
+    with pytest.raises(UserError, match="no validation errors in 'rmse'"):
+        measure_trial([{"key": "k", "metric": "abs_rel", "validation": {}}], "rmse")

@@ -1,0 +1,185 @@
+"""MLflow's copy of a study, on a real SQLite database: complete, truthful, and never written twice."""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from dart.errors import UserError
+from dart.studies.plan import run_folder
+from dart.tracking import StudyTracker, database_uri, final_metrics
+from tests.helpers.study_engine import FakeRun, run_toy, write_study
+
+STUDY = "question: Why?\nvariants: {tuned: {rank: [4, 8]}, broken: {}}\nbaseline: tuned\n"
+
+
+def _runs(results: Path, name: str = "toy") -> tuple[Run, dict[str, Run]]:
+    """Return the parent and the children by variant and trial."""
+    client = MlflowClient(database_uri(results))
+    experiment = client.get_experiment_by_name(name)
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if run.data.tags["dart.kind"] == "study"]
+    children = [run for run in runs if run.data.tags["dart.kind"] == "run"]
+    named = {f"{r.data.tags['dart.variant']} {r.data.tags['dart.trial']}": r for r in children}
+    assert len(named) == len(children)
+    return parent, named
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return the results of a study that was run once."""
+    folder = tmp_path_factory.mktemp("tracked")
+    run_toy(write_study(folder, STUDY), folder, track=True)
+    yield folder
+
+
+def test_every_cell_is_a_child_of_the_study(tracked: Path) -> None:
+    parent, children = _runs(tracked)
+    assert sorted(children) == ["broken 0", "tuned 0", "tuned 1", "zero_shot 0"]
+    for run in children.values():
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.tags["dart.study"] == "toy"
+        assert run_folder(tracked, run.data.tags["dart.key"]).is_dir()
+    status = {name: run.info.status for name, run in children.items()}
+    assert status == {
+        "broken 0": "FAILED",
+        "tuned 0": "FINISHED",
+        "tuned 1": "FINISHED",
+        "zero_shot 0": "FINISHED",
+    }
+    assert children["broken 0"].data.tags["dart.reason"] == "RuntimeError: the loss is not finite"
+    assert parent.info.status == "FAILED"
+    assert parent.data.tags["dart.question"] == "Why?"
+    assert parent.data.metrics["runs_finished"] == 3
+    assert parent.data.metrics["adaptation/tuned"] == pytest.approx(0.1)
+    assert parent.data.metrics["forgetting/zero_shot"] == 0
+
+
+def test_a_run_has_its_parameters_metrics_history_and_files(tracked: Path) -> None:
+    client = MlflowClient(database_uri(tracked))
+    run = _runs(tracked)[1]["tuned 1"]
+    assert run.data.params["hyperparameters.rank"] == "8"
+    assert run.data.params["training.trainable"] == "adapters, decoder, scale_head"
+    assert run.data.params["protocol.target"] == "rooms_fisheye"
+    record = json.loads(
+        (run_folder(tracked, run.data.tags["dart.key"]) / "result.json").read_text()
+    )
+    for name in ("adaptation", "forgetting", "wall_seconds", "trainable_parameters"):
+        assert run.data.metrics[name] == record[name]
+    assert run.data.metrics["target/abs_rel_after"] == record["target_after"]
+    assert run.data.metrics["source/rooms_pinhole/abs_rel_before"] == record["source_before"]
+    assert "seed" not in run.data.metrics
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [(m.step, m.value) for m in history] == [(s, 1.0 / (s + 1)) for s in range(5)]
+    names = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert names == {"predictions.png", "per_image.parquet", "adapter.safetensors", "result.json"}
+    assert (tracked / "mlartifacts").is_dir()
+    failed = _runs(tracked)[1]["broken 0"].info.run_id
+    assert {f.path for f in client.list_artifacts(failed)} == {"result.json", "traceback.txt"}
+
+
+def _count_rows(results: Path) -> dict[str, int]:
+    with sqlite3.connect(results / "mlflow.db") as database:
+        counts = {
+            table: database.execute(f"select count(*) from {table}").fetchone()[0]
+            for table in ("runs", "metrics", "params", "experiments")
+        }
+    database.close()
+    return counts
+
+
+def test_running_again_logs_nothing_twice_and_a_lost_database_comes_back(tmp_path: Path) -> None:
+    path = write_study(tmp_path, STUDY)
+    run_toy(path, tmp_path, track=True)
+    first = _count_rows(tmp_path)
+    before = {name: run.data.metrics for name, run in _runs(tmp_path)[1].items()}
+    run_toy(path, tmp_path, track=True)
+    again = _count_rows(tmp_path)
+    summary = len(_runs(tmp_path)[0].data.metrics)
+    assert again == {**first, "metrics": again["metrics"]}
+    assert again["metrics"] - first["metrics"] <= summary  # the parent's, with a new time
+
+    (tmp_path / "mlflow.db").unlink()
+    calls = FakeRun()
+    run_toy(path, tmp_path, calls, track=True)
+    assert calls.calls == []
+    assert {name: run.data.metrics for name, run in _runs(tmp_path)[1].items()} == before
+
+
+def test_an_interrupted_run_is_killed_and_later_the_same_run_finishes(tmp_path: Path) -> None:
+    class Stopped(FakeRun):
+        def __call__(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+            if len(self.calls) == 2:
+                raise KeyboardInterrupt
+            return super().__call__(*arguments, **options)
+
+    path = write_study(tmp_path, "variants: {tuned: {rank: [4, 8]}}")
+    with pytest.raises(KeyboardInterrupt):
+        run_toy(path, tmp_path, Stopped(), track=True)
+    parent, children = _runs(tmp_path)
+    assert parent.info.status == "KILLED"
+    assert children["tuned 1"].info.status == "KILLED"
+    identity = children["tuned 1"].info.run_id
+    run_toy(path, tmp_path, track=True)
+    parent, children = _runs(tmp_path)
+    assert parent.info.status == children["tuned 1"].info.status == "FINISHED"
+    assert children["tuned 1"].info.run_id == identity
+
+
+def test_a_run_whose_process_died_is_closed_as_killed(tmp_path: Path) -> None:
+    cell = {"key": "k", "variant": "plain", "seed": 0, "trial": 0}
+    recipe = {"variant": "plain", "seed": 0, "hyperparameters": {}, "training": {}, "protocol": {}}
+    StudyTracker(tmp_path, "toy", about={}).start(cell, recipe)
+    assert _runs(tmp_path)[1]["plain 0"].info.status == "RUNNING"
+    StudyTracker(tmp_path, "toy", about={})
+    assert _runs(tmp_path)[1]["plain 0"].info.status == "KILLED"
+
+
+def test_a_retried_run_loses_its_old_reason(tmp_path: Path) -> None:
+    class Broken(FakeRun):
+        def __call__(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+            raise RuntimeError("no")
+
+    path = write_study(tmp_path, "variants: {plain: {}}")
+    run_toy(path, tmp_path, Broken(), track=True)
+    assert _runs(tmp_path)[1]["plain 0"].info.status == "FAILED"
+    run_toy(path, tmp_path, track=True, retry_failed=True)
+    parent, children = _runs(tmp_path)
+    assert parent.info.status == children["plain 0"].info.status == "FINISHED"
+    assert "dart.reason" not in children["plain 0"].data.tags
+    assert children["plain 0"].data.metrics["adaptation"] > 0
+
+
+def test_a_database_of_another_kind_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("no database, only text" * 99)
+    run = FakeRun()
+    with pytest.raises(UserError, match=r"mlflow\.db: MLflow cannot use it: .*move it away"):
+        run_toy(write_study(tmp_path, STUDY), tmp_path, run, track=True)
+    assert run.calls == []
+
+
+def test_a_tracker_that_fails_does_not_stop_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("database is\nlocked")
+
+    path = write_study(tmp_path, "variants: {plain: {}}")
+    with monkeypatch.context() as patch:
+        patch.setattr(StudyTracker, "sync", fail)
+        assert run_toy(path, tmp_path, track=True).failed == []
+    warning = "warning: not logged to MLflow: RuntimeError: database is locked; run the study again"
+    assert warning in capsys.readouterr().err
+    run_toy(path, tmp_path, track=True)
+    assert _runs(tmp_path)[1]["plain 0"].info.status == "FINISHED"
+
+
+def test_numbers_that_are_not_finite_are_absent() -> None:
+    result = {"seed": 1, "adaptation": float("inf"), "forgetting": 0.5, "status": "finished"}
+    assert dict(final_metrics(result)) == {"forgetting": 0.5}
