@@ -19,6 +19,7 @@ from dart.models.adapters import Stage
 from dart.models.depth_head import DepthHead
 from dart.models.encoder import create_encoder
 from dart.models.scale_head import ScaleActivation, ScaleHead
+from dart.models.tinyvim import TinyViM
 from dart.seeds import derive_seed
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -167,7 +168,7 @@ class DepthNet(nn.Module):
         self,
         config: NetworkConfig,
         *,
-        encoder: nn.Module,
+        encoder: TinyViM,
         adapters: Sequence[nn.Module | None],
         seed: int = 0,
     ) -> None:
@@ -178,11 +179,11 @@ class DepthNet(nn.Module):
         """Name or path and sha256 of the checkpoint that the weights began from."""
         self.adapters_enabled = True
         self.encoder = encoder
-        self.strides = tuple(encoder.strides)  # pyright: ignore[reportArgumentType]
+        self.strides = tuple(encoder.strides)
         self.adapters = nn.ModuleList(
             NoAdapter() if adapter is None else adapter for adapter in adapters
         )
-        widths: tuple[int, ...] = tuple(encoder.channels)  # pyright: ignore[reportArgumentType, reportAssignmentType]
+        widths = encoder.channels
         with isolated_seed(seed, "decoder"):
             self.decoder = DepthHead(
                 widths,
@@ -214,6 +215,8 @@ class DepthNet(nn.Module):
         """
         height, width = image.shape[2:]
         padded, cameras = self._pad(image, cameras)
+        # Depthwise convolutions on a CPU are many times slower in the default layout.
+        padded = padded.contiguous(memory_format=torch.channels_last)
         features = self._encode((padded - self.image_mean) / self.image_std, cameras)
         relative = self.decoder(features, tuple(padded.shape[2:]))[:, :height, :width]
         scale = self.scale_head(features[-1], self._embed(cameras, self.strides[-1], features[-1]))
@@ -222,9 +225,9 @@ class DepthNet(nn.Module):
     def _encode(self, image: Tensor, cameras: Sequence[Camera]) -> list[Tensor]:
         """Return the four maps; an adapted one is what the next stage starts from."""
         outputs = []
-        features = self.encoder.stem(image)  # pyright: ignore[reportCallIssue]
+        features = self.encoder.stem(image)
         for index, adapter in enumerate(self.adapters):
-            features = self.encoder.forward_stage(index, features)  # pyright: ignore[reportCallIssue]
+            features = self.encoder.forward_stage(index, features)
             if self.adapters_enabled and not isinstance(adapter, NoAdapter):
                 camera = self._embed(cameras, self.strides[index], features)
                 features = features + adapter(features, camera)
@@ -258,19 +261,15 @@ class DepthNet(nn.Module):
         return padded, [camera.pad(0, 0, right, bottom) for camera in cameras]
 
 
-def build_encoder(config: NetworkConfig, *, seed: int) -> nn.Module:
+def build_encoder(config: NetworkConfig, *, seed: int) -> TinyViM:
     """Return an untrained encoder whose first weights depend on ``seed`` alone."""
     with isolated_seed(seed, "encoder"):
-        encoder = create_encoder(config.encoder)
-    assert isinstance(encoder, nn.Module)
-    return encoder
+        return create_encoder(config.encoder)
 
 
-def list_stages(encoder: nn.Module, config: NetworkConfig) -> list[Stage]:
+def list_stages(encoder: TinyViM, config: NetworkConfig) -> list[Stage]:
     """Return where adapters sit."""
-    widths: Any = encoder.channels
-    strides: Any = encoder.strides
     return [
         Stage(index=index, channels=width, stride=stride, camera_dim=config.camera_dim)
-        for index, (width, stride) in enumerate(zip(widths, strides, strict=True))
+        for index, (width, stride) in enumerate(zip(encoder.channels, encoder.strides, strict=True))
     ]

@@ -1,0 +1,227 @@
+"""What every registered variant owes, whoever wrote it. No test here names one."""
+
+import copy
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dart.cameras import Camera, CameraEmbedder, KannalaBrandt, Pinhole
+from dart.models import (
+    DepthNet,
+    create_model,
+    list_variants,
+    load_adapter,
+    load_pretrained,
+    save_adapter,
+    save_pretrained,
+    variant_info,
+)
+from dart.models.depth_net import NoAdapter
+from dart.training.freeze import frozen_hash, set_trainable
+from dart.variants import check_declaration, scan_variants
+
+STAGES = range(4)
+SIZE = (64, 96)
+
+pytestmark = pytest.mark.parametrize("name", list_variants())
+at_every_stage = pytest.mark.parametrize("index", STAGES, ids=lambda i: f"stride{4 * 2**i}")
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@cache
+def built(name: str, seed: int = 0) -> DepthNet:
+    return create_model(name, generator=seeded(seed))
+
+
+def adapter_of(name: str, index: int, seed: int = 0) -> nn.Module:
+    """A fresh copy in double precision, which the smallest residuals need to show at all."""
+    adapter = built(name, seed).adapters[index]
+    if isinstance(adapter, NoAdapter):
+        pytest.skip("no adapter at this stage")
+    return copy.deepcopy(adapter).double()
+
+
+def camera(focal: float = 60.0) -> Camera:
+    return Pinhole(torch.tensor([focal, focal, SIZE[1] / 2, SIZE[0] / 2]), SIZE)
+
+
+def fisheye() -> Camera:
+    params = torch.tensor([30.0, 30.0, SIZE[1] / 2, SIZE[0] / 2, 0.01, 0.0, 0.0, 0.0])
+    return KannalaBrandt(params, SIZE)
+
+
+def features_and_angles(name: str, index: int, *lenses: Camera) -> tuple[Tensor, Tensor]:
+    model = built(name)
+    stride = model.strides[index]
+    shape = (2, model.encoder.channels[index], SIZE[0] // stride, SIZE[1] // stride)  # pyright: ignore
+    features = torch.randn(shape, generator=seeded(1)).double()
+    angles = CameraEmbedder(model.config.camera_dim).embed(lenses or [camera()], stride)
+    return features, angles.double()
+
+
+def step(adapter: nn.Module, features: Tensor, angles: Tensor) -> None:
+    wanted = torch.randn(features.shape, generator=seeded(2)).double()
+    adapter.zero_grad()
+    (adapter(features, angles) - wanted).square().sum().backward()
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            assert parameter.grad is not None
+            parameter -= 1e-3 * parameter.grad
+
+
+@at_every_stage
+def test_starts_as_declared(name: str, index: int) -> None:
+    residual = adapter_of(name, index)(*features_and_angles(name, index))
+    is_identity = torch.equal(residual, torch.zeros_like(residual))
+    assert is_identity == variant_info(name).starts_at_identity
+
+
+@at_every_stage
+def test_every_parameter_learns_within_two_steps(name: str, index: int) -> None:
+    # Step one moves only a projection that starts at zero; step two must move all the rest.
+    adapter, inputs = adapter_of(name, index), features_and_angles(name, index)
+    before = {key: value.detach().clone() for key, value in adapter.named_parameters()}
+    for _ in range(2):
+        step(adapter, *inputs)
+    stuck = [key for key, value in adapter.named_parameters() if torch.equal(value, before[key])]
+    assert not stuck
+
+
+@at_every_stage
+def test_depends_on_the_camera_after_one_step(name: str, index: int) -> None:
+    adapter = adapter_of(name, index)
+    features, angles = features_and_angles(name, index)
+    step(adapter, features, angles)
+    _, others = features_and_angles(name, index, fisheye())
+    assert not torch.equal(adapter(features, angles), adapter(features, others))
+
+
+@at_every_stage
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("cameras", ["one", "each"])
+def test_keeps_shape_and_dtype(name: str, index: int, batch: int, cameras: str) -> None:
+    adapter = adapter_of(name, index).float()
+    features, angles = features_and_angles(name, index, camera(), fisheye())
+    features, angles = features[:batch].float(), angles.float()
+    angles = angles[:1] if cameras == "one" else angles[:batch]
+    residual = adapter(features, angles)
+    assert residual.shape == features.shape
+    assert residual.dtype == features.dtype
+
+
+@at_every_stage
+def test_images_of_a_batch_do_not_mix(name: str, index: int) -> None:
+    adapter = adapter_of(name, index)
+    features, angles = features_and_angles(name, index, camera(), fisheye())
+    step(adapter, features, angles)
+    together = adapter(features, angles)
+    alone = [adapter(features[i : i + 1], angles[i : i + 1]) for i in range(2)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-9, atol=1e-12)
+
+
+@at_every_stage
+def test_finite_in_bfloat16(name: str, index: int) -> None:
+    adapter = adapter_of(name, index).float()
+    features, angles = (t.float() for t in features_and_angles(name, index))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        residual = adapter(features, angles)
+    residual.float().square().sum().backward()
+    assert residual.isfinite().all()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in adapter.parameters())
+
+
+@at_every_stage
+def test_same_seed_same_adapter(name: str, index: int) -> None:
+    first, other = adapter_of(name, index), adapter_of(name, index, seed=1)
+    again = create_model(name, generator=seeded(0)).adapters[index]
+    for key, value in first.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key].double())
+    assert any(
+        not torch.equal(value, other.state_dict()[key]) for key, value in first.state_dict().items()
+    )
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    model = create_model("none", generator=seeded(5))
+    with torch.no_grad():
+        model.scale_head.last.bias.fill_(0.25)
+    save_pretrained(model, path, {})
+    return path
+
+
+@pytest.fixture(scope="module")
+def image() -> Tensor:
+    return torch.rand((1, 3, *SIZE), generator=seeded(3))
+
+
+def scramble(model: nn.Module) -> None:
+    """Move every adapter parameter away from its start."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=seeded(4))
+
+
+@torch.no_grad()
+def test_without_adapters_it_is_the_pretrained_network(
+    name: str, pretrained: Path, image: Tensor
+) -> None:
+    model = create_model(name, pretrained=pretrained).eval()
+    scramble(model.adapters)
+    model.adapters_enabled = False
+    expected = load_pretrained(pretrained)(image, [camera()])
+    answer = model(image, [camera()])
+    assert torch.equal(answer.distance, expected.distance)
+    assert torch.equal(answer.scale, expected.scale)
+
+
+@torch.no_grad()
+def test_starts_as_the_pretrained_network_if_it_says_so(
+    name: str, pretrained: Path, image: Tensor
+) -> None:
+    model = create_model(name, pretrained=pretrained).eval()
+    answer = model(image, [camera()]).distance
+    expected = load_pretrained(pretrained)(image, [camera()]).distance
+    assert torch.equal(answer, expected) == variant_info(name).starts_at_identity
+
+
+@pytest.mark.parametrize("groups", [("adapters",), ("adapters", "decoder", "scale_head")])
+def test_training_leaves_the_frozen_and_survives_a_checkpoint(
+    name: str, pretrained: Path, image: Tensor, groups: tuple[str, ...], tmp_path: Path
+) -> None:
+    model = create_model(name, pretrained=pretrained, generator=seeded(9))
+    set_trainable(model, groups)
+    before = frozen_hash(model)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if parameters:
+        optimizer = torch.optim.Adam(parameters, lr=1e-2)
+        model(image, [fisheye()]).distance.log().square().mean().backward()
+        optimizer.step()
+    assert frozen_hash(model) == before
+
+    path = tmp_path / "adapter.safetensors"
+    save_adapter(model, path, {"recipe": '{"seed": 9}'})
+    with torch.no_grad():
+        expected = model.eval()(image, [fisheye()]).distance
+        answer = load_adapter(path)(image, [fisheye()]).distance
+    assert torch.equal(answer, expected)
+
+
+def test_is_described_the_same_by_text_and_by_import(name: str) -> None:
+    scanned = scan_variants()
+    assert sorted(scanned) == list_variants()
+    assert variant_info(name) == scanned[name]
+
+
+def test_says_what_it_is_for(name: str) -> None:
+    info = variant_info(name)
+    check_declaration(name, info.hypothesis, where=info.source_file)
+    assert info.compare_to is None or info.compare_to in list_variants()
+    assert info.compare_to != name
