@@ -4,7 +4,7 @@ VENV ?= .venv
 RESULTS ?= results
 STUDY ?= studies/quickstart.yaml
 PORT ?= 5000
-TEST_ARGS ?= -n 2
+TEST_ARGS ?= -n 2 --dist loadfile
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

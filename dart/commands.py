@@ -288,18 +288,19 @@ def pretrain_source(options: Namespace) -> int:
             learning_rate=options.learning_rate,
             weight_decay=0.05,
             colour=0.5,
+            loss="log_l1",
         )
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"--{first['loc'][0]}: {first['msg']}".replace("_", "-")) from error
     data = open_domain(options.domain, "train", folder=options.data)
-    validation = open_domain(options.domain, "val")
     config = NetworkConfig(encoder=options.encoder)
     model = create_model("none", config=config, generator=derive_generator(options.seed, "init"))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
 
     def report(done: int, mean: DepthNet) -> None:
+        validation = open_domain(options.domain, "val")
         errors = measure(validation, predict(mean, validation, device=device))
         value = errors[errors["metric"] == "abs_rel"]["value"].mean()
         console.print(f"step {done}/{spec.steps}: validation abs_rel {value:.4f}")
@@ -311,7 +312,7 @@ def pretrain_source(options: Namespace) -> int:
             text = f"pretraining  loss {step.loss:.4f}"
             progress.update(task, completed=step.step + 1, description=text)
 
-        model.to(device).requires_grad_(True)
+        model.to(device=device, memory_format=torch.channels_last).requires_grad_(True)  # pyright: ignore[reportCallIssue]
         network = pretrain(
             Trainer(model, data, spec, options.seed, device),
             state=options.out.with_suffix(".state.pt"),
