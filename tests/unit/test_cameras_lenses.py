@@ -106,7 +106,8 @@ def test_equidistant_lens_beyond_90_degrees_in_closed_form() -> None:
     camera = KannalaBrandt(torch.tensor([30.0, 30, 100, 100, 0, 0, 0, 0]).double(), (200, 200))
     polar = torch.deg2rad(torch.tensor([0.0, 45, 90, 95, 120, 179]).double())
     pixels, seen = camera.project(5 * directions(polar, torch.tensor(0.3, dtype=torch.float64)))
-    expected = 100 + 30 * polar[:, None] * torch.tensor([math.cos(0.3), math.sin(0.3)]).double()
+    side = torch.tensor([math.cos(0.3), math.sin(0.3)], dtype=torch.float64)
+    expected = 100 + 30 * polar[:, None] * side
     assert seen.all()
     assert torch.allclose(pixels, expected, rtol=0, atol=1e-12)
     assert camera.project(torch.tensor([1.0, 0, 0]).double())[0][0] == pytest.approx(
