@@ -126,6 +126,9 @@ def _label(
     taken = [_extent(text) for text in ax.texts if isinstance(text, Annotation)]
     taken += [_square(ax, x, y, DOT / 2) for x, y in dots]
     taken += [_square(ax, x, y, DOT) for _, x, y, _ in labels]
+    x, y = ax.transData.transform((0, 0))
+    taken += [Bbox.from_extents(ax.bbox.x0, y, ax.bbox.x1, y + 1)]
+    taken += [Bbox.from_extents(x, ax.bbox.y0, x + 1, ax.bbox.y1)]
     for words, x, y, colour in labels:
         text = ax.annotate(
             words,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Literal, NoReturn, TypeVar
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -22,6 +22,7 @@ from dart.errors import UserError, did_you_mean
 KEY_LENGTH = 16
 """Characters of a run's key that name its folder."""
 
+Setting = bool | int | float | str
 Record = TypeVar("Record", bound=BaseModel)
 
 
@@ -34,9 +35,16 @@ class Cell(_Model):
 
     key: str
     variant: str
-    hyperparameters: dict[str, bool | int | float | str] = {}
+    hyperparameters: dict[str, Setting] = {}
+    training: dict[str, Setting] = {}
+    """Fields of the training that differ between trials."""
     seed: int
     trial: int | str | None = None
+
+    @property
+    def settings(self) -> dict[str, Setting]:
+        """All that may tell this run's trial from the variant's other trials."""
+        return self.hyperparameters | self.training
 
 
 class StudyRecord(_Model):
@@ -77,6 +85,12 @@ class Study:
     record: StudyRecord
     folder: Path
     results: Path
+
+    def describe(self, cell: Cell) -> str:
+        """Return the settings of a cell, where a variant has several trials those that differ."""
+        others = [c.settings for c in self.record.cells if c.variant == cell.variant]
+        differ = [name for name in cell.settings if len({s.get(name) for s in others}) > 1]
+        return ", ".join(f"{name}={cell.settings[name]}" for name in differ or cell.settings)
 
     def run_folder(self, cell: Cell) -> Path:
         """Return where the run of ``cell`` is, or will be."""
@@ -188,8 +202,3 @@ def _refuse(path: Path, error: Exception) -> NoReturn:
     reason = "the file is not there" if isinstance(error, FileNotFoundError) else str(error)
     one_line = " ".join(reason.split())
     raise UserError(f"{path}: cannot be read: {one_line}") from None
-
-
-def describe(hyperparameters: Mapping[str, Any]) -> str:
-    """Return ``name=value`` pairs on one line; empty for none."""
-    return ", ".join(f"{name}={value}" for name, value in hyperparameters.items())

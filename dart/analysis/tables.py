@@ -17,7 +17,6 @@ from dart.analysis.records import (
     Cell,
     RunRecord,
     Study,
-    describe,
     open_study,
     read_images,
     read_run,
@@ -113,7 +112,7 @@ def summarize(runs: pd.DataFrame, *, every_trial: bool = False) -> pd.DataFrame:
         every_trial: One row a trial instead.
 
     Returns:
-        ``study, metric, variant, baseline, hyperparameters, trials, runs`` (finished), ``failed,
+        ``study, metric, variant, baseline, settings, trials, runs`` (finished), ``failed,
         missing, trainable_parameters``, and those of ``MEASURED``, each with its sample standard
         deviation over seeds in ``*_std``; not a number where nothing was measured.
     """
@@ -161,7 +160,7 @@ def print_table(table: pd.DataFrame, *, console: Console | None = None) -> None:
 
 
 def _cells(row: pd.Series) -> Iterator[str]:
-    settings = f"\n  {row['hyperparameters']}" if row["trials"] > 1 else ""
+    settings = f"\n  {row['settings']}" if row["trials"] > 1 else ""
     yield f"{row['variant']}{' *' if row['baseline'] else ''}{settings}"
     trouble = [f"{row[what]} {what}" for what in ("failed", "missing") if row[what]]
     yield "\n".join([str(row["runs"]), *trouble])
@@ -193,9 +192,9 @@ def _records(study: Study) -> list[tuple[Cell, RunRecord | None]]:
 
 
 def _cell_row(study: Study, cell: Cell) -> dict[str, Any]:
-    hyperparameters = {
+    settings = {
         f"hyperparameter_{name}" if name in OUR_COLUMNS else name: value
-        for name, value in cell.hyperparameters.items()
+        for name, value in cell.settings.items()
     }
     return {
         "study": study.record.study,
@@ -203,7 +202,7 @@ def _cell_row(study: Study, cell: Cell) -> dict[str, Any]:
         "variant": cell.variant,
         "trial": cell.trial,
         "seed": cell.seed,
-        **hyperparameters,
+        **settings,
     }
 
 
@@ -211,7 +210,7 @@ def _run_row(study: Study, cell: Cell, run: RunRecord | None) -> dict[str, Any]:
     row = _cell_row(study, cell) | {
         "metric": study.record.metric,
         "is_baseline": cell.variant == study.record.baseline,
-        "settings": describe(cell.hyperparameters),
+        "settings": study.describe(cell),
         "status": run.status if run else "missing",
         "reason": run.reason if run else None,
         "trainable_parameters": run.trainable_parameters if run else None,
@@ -266,7 +265,7 @@ def _summary_row(trial: pd.DataFrame, counted: pd.DataFrame, *, trials: int) -> 
         "metric": first["metric"],
         "variant": first["variant"],
         "baseline": bool(first["is_baseline"]),
-        "hyperparameters": first["settings"],
+        "settings": first["settings"],
         "trials": trials,
         "runs": len(finished),
         "failed": int((counted["status"] == "failed").sum()),

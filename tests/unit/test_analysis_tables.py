@@ -82,8 +82,8 @@ def test_the_studys_metric_decides_not_the_runs(tmp_path: Path) -> None:
 
 
 def test_a_trial_is_chosen_on_validation_and_reported_on_test(tmp_path: Path) -> None:
-    lucky = {"gain": 0.30, "loss": 0.0, "trial": 0, "hyperparameters": {"rank": 2}}
-    sound = {"gain": 0.10, "loss": 0.0, "trial": 1, "hyperparameters": {"rank": 4}}
+    lucky = {"gain": 0.30, "loss": 0.0, "trial": 0, "hyperparameters": {"rank": 2, "heads": 1}}
+    sound = {"gain": 0.10, "loss": 0.0, "trial": 1, "hyperparameters": {"rank": 4, "heads": 1}}
     runs = [
         *(adapted("daa", seed=seed, validation=0.39, **lucky) for seed in (0, 1)),
         *(adapted("daa", seed=seed, validation=0.20, **sound) for seed in (0, 1)),
@@ -91,9 +91,9 @@ def test_a_trial_is_chosen_on_validation_and_reported_on_test(tmp_path: Path) ->
     write_study(tmp_path, runs)
     frame = load_runs("toy", results=tmp_path)
     (row,) = summarize(frame).to_dict("records")
-    assert (row["hyperparameters"], row["trials"], row["runs"]) == ("rank=4", 2, 2)
+    assert (row["settings"], row["trials"], row["runs"]) == ("rank=4", 2, 2)
     assert row["adaptation"] == pytest.approx(0.10)
-    assert list(summarize(frame, every_trial=True)["hyperparameters"]) == ["rank=2", "rank=4"]
+    assert list(summarize(frame, every_trial=True)["settings"]) == ["rank=2", "rank=4"]
 
 
 def test_the_long_frame_has_a_row_a_run_image_and_metric(results: Path) -> None:
