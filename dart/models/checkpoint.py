@@ -96,11 +96,14 @@ def load_adapter(path: str | Path, *, pretrained: str | Path | None = None) -> D
     missing = _NEEDED - metadata.keys()
     if missing:
         raise UserError(f"checkpoint {file} does not name its {', '.join(sorted(missing))}")
+    hyperparameters = metadata["hyperparameters"]
+    if not isinstance(hyperparameters, dict):
+        raise UserError(f"checkpoint {file}: hyperparameters must be a mapping")
     base = _find_pretrained(file, metadata, pretrained)
     config = NetworkConfig.from_dict(metadata["config"], where=f"checkpoint {file}")
     try:
         model = create_model(
-            metadata["variant"], config=config, pretrained=base, **metadata["hyperparameters"]
+            str(metadata["variant"]), config=config, pretrained=base, **hyperparameters
         )
     except UserError as error:
         raise UserError(f"checkpoint {file}: {error}") from None

@@ -60,28 +60,21 @@ class NetworkConfig:
             value = getattr(self, name)
             if value < 4 or value % 4:
                 raise UserError(f"{name}={value}: must be a positive multiple of 4")
-        for name, allowed in (
-            ("scale_activation", get_args(ScaleActivation)),
-            ("inversion", get_args(Inversion)),
-        ):
-            value = getattr(self, name)
-            if value not in allowed:
-                raise UserError(
-                    f"{name}={value!r}: must be one of {', '.join(allowed)}"
-                    f"{did_you_mean(str(value), allowed)}"
-                )
+        _check_choices(asdict(self))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a checkpoint's header keeps them."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any], *, where: str) -> "NetworkConfig":
+    def from_dict(cls, content: object, *, where: str) -> "NetworkConfig":
         """Return the configuration that ``to_dict`` gave.
 
         Raises:
             UserError: A key is unknown or a value is not allowed.
         """
+        if not isinstance(content, dict):
+            raise UserError(f"{where}: the network's config must be a mapping, got {content!r}")
         allowed = [field.name for field in fields(cls)]
         for key in content:
             if key not in allowed:
@@ -90,9 +83,20 @@ class NetworkConfig:
                     f"{did_you_mean(key, allowed)}"
                 )
         try:
+            _check_choices(content)
             return cls(**content)
         except (TypeError, UserError) as error:
             raise UserError(f"{where}: {error}") from None
+
+
+def _check_choices(content: Mapping[str, Any]) -> None:
+    choices = {"scale_activation": get_args(ScaleActivation), "inversion": get_args(Inversion)}
+    for name in choices.keys() & content.keys():
+        if content[name] not in choices[name]:
+            raise UserError(
+                f"{name}={content[name]!r}: must be one of {', '.join(choices[name])}"
+                f"{did_you_mean(str(content[name]), choices[name])}"
+            )
 
 
 @dataclass(frozen=True)

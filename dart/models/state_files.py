@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ def write_state(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, 
         save_file(tensors, partial, metadata=encode_metadata(dict(metadata)))
         partial.replace(path)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise UserError(f"checkpoint {path} cannot be written: {error}") from None
 
 
