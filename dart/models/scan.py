@@ -28,7 +28,7 @@ def _run(decay: Tensor, drive: Tensor) -> Tensor:
 
 
 def _run_chunked(decay: Tensor, drive: Tensor) -> Tensor:
-    """Return what :func:`_run` returns in about ``l / 16 + 32`` steps instead of ``l``.
+    """Return what :func:`_run` returns, for more than one chunk of steps, in far fewer operations.
 
     All chunks run beside each other from a zero state; the state with which each should have
     begun is then added, decayed by the product of the factors so far.

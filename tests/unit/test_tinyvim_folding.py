@@ -1,0 +1,58 @@
+"""A folded encoder is the same function with fewer operations."""
+
+import pytest
+import torch
+from torch import nn
+
+from dart.models.folding import fold
+from dart.models.tinyvim import SIZES
+from tests.helpers.tinyvim_reference import create_tinyvim, reference_state, relative_l2
+
+BOUND = 1e-5
+
+
+@pytest.mark.parametrize("name", SIZES)
+@torch.no_grad()
+def test_outputs_stay(name: str) -> None:
+    model = create_tinyvim(name, fork_feat=True)
+    model.load_state_dict(reference_state(model))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    folded = fold(model)
+    image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    model.eval()
+    for norm in (False, True):
+        options = {"norm": norm, "intermediates_only": True}
+        expected = model.forward_intermediates(image, **options)
+        found = folded.forward_intermediates(image, **options)
+        for stage, reference in zip(found, expected, strict=True):
+            assert relative_l2(stage, reference) < BOUND
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_gradients_still_reach_the_image() -> None:
+    model = create_tinyvim("tinyvim_s", num_classes=0).eval()
+    image = torch.rand(1, 3, 32, 32, requires_grad=True)
+    gradients = [
+        torch.autograd.grad(net.forward_features(image).square().sum(), image)[0]
+        for net in (model, fold(model))
+    ]
+    assert relative_l2(gradients[1], gradients[0]) < 1e-4
+
+
+def test_no_norm_or_parallel_path_is_left_and_all_is_frozen() -> None:
+    model = create_tinyvim("tinyvim_s", num_classes=0).train()
+    folded = fold(model)
+    assert model.training
+    assert not folded.training
+    assert not any(p.requires_grad for p in folded.parameters())
+    assert [key for key, m in folded.named_modules() if isinstance(m, nn.BatchNorm2d)] == ["norm"]
+    convolutions = sum(isinstance(m, nn.Conv2d) for m in folded.modules())
+    assert convolutions == sum(isinstance(m, nn.Conv2d) for m in model.modules()) - 31
+
+
+@torch.no_grad()
+def test_the_published_count_of_the_folded_classifier() -> None:
+    model = fold(create_tinyvim("tinyvim_s", distilled=False))
+    layer_scales = 2_520
+    # The published count folds the norms but keeps the layer scales.
+    assert sum(p.numel() for p in model.parameters()) + layer_scales == 5_648_832
