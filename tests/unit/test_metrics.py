@@ -5,7 +5,7 @@ import pytest
 import torch
 import torchmetrics.functional.regression as reference
 
-from dart.metrics import METRICS, degradation, delta, measure_image
+from dart.metrics import METRICS, compare, degradation, delta, measure_image
 from dart.recipe import MetricName
 
 
@@ -92,3 +92,52 @@ def test_degradation_is_positive_when_worse(metric: str) -> None:
         assert degradation(*measured, metric=metric) == -degradation(*measured[::-1], metric=metric)
     assert degradation(0.2, 0.3, metric="abs_rel") == pytest.approx(0.1)
     assert degradation(0.9, 0.8, metric="delta1") == pytest.approx(0.1)
+
+
+def make_domain(role: str, before: float, after: float, metric: str = "abs_rel") -> dict:
+    return {"role": role, "before": {metric: before}, "after": {metric: after}}
+
+
+def test_an_outcome_by_hand() -> None:
+    domains = {
+        "near": make_domain("source", 0.10, 0.12),
+        "far": make_domain("source", 0.20, 0.19),
+        "fisheye": make_domain("target", 0.40, 0.30),
+        "other": make_domain("held_out", 0.50, 0.45),
+    }
+    assert compare(domains, "abs_rel") == pytest.approx(
+        {
+            "target_before": 0.40,
+            "target_after": 0.30,
+            "adaptation": 0.10,
+            "adaptation_relative": 0.25,
+            "source_before": 0.15,
+            "source_after": 0.155,
+            "forgetting": 0.005,
+            "forgetting_worst": 0.02,
+            "forgetting_relative": (0.2 - 0.05) / 2,
+            "held_out_before": 0.50,
+            "held_out_after": 0.45,
+        }
+    )
+
+
+def test_signs_turn_with_the_metric() -> None:
+    domains = {
+        "source": make_domain("source", 0.9, 0.8, "delta1"),
+        "target": make_domain("target", 0.5, 0.6, "delta1"),
+    }
+    outcome = compare(domains, "delta1")
+    assert outcome["adaptation"] == pytest.approx(0.1)
+    assert outcome["forgetting"] == pytest.approx(0.1)
+    assert "held_out_after" not in outcome
+
+
+def test_no_change_is_exactly_zero_and_not_negative() -> None:
+    domains = {
+        "source": make_domain("source", 0.1, 0.1),
+        "target": make_domain("target", 0.3, 0.3),
+    }
+    outcome = compare(domains, "abs_rel")
+    for name in ("adaptation", "forgetting", "forgetting_relative", "adaptation_relative"):
+        assert str(outcome[name]) == "0.0"

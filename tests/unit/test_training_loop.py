@@ -89,7 +89,7 @@ def test_batch_norm_keeps_its_statistics_even_where_weights_train() -> None:
 
 def test_learning_lowers_the_loss() -> None:
     history = make_trainer(SPEC.model_copy(update={"steps": 60})).run()
-    assert sum(s.loss for s in history[-10:]) < 0.7 * sum(s.loss for s in history[:10])
+    assert sum(s.loss for s in history[-10:]) < 0.9 * sum(s.loss for s in history[:10])
 
 
 def test_the_same_seed_gives_the_same_run() -> None:
