@@ -141,8 +141,9 @@ def _plan_to_dict(study: Study, plan: Plan) -> dict[str, Any]:
 
 def _run(study: Study, results: Path, options: argparse.Namespace) -> int:
     # Slow to import, and --plan does without.
-    from dart.studies.execute import Options, execute_study
+    from dart.studies.execute import execute_study
     from dart.studies.progress import make_reporter
+    from dart.studies.runner import Options
 
     outcome = execute_study(
         study,

@@ -22,7 +22,6 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag, ViewType
-from mlflow.exceptions import MlflowException
 
 from dart.errors import UserError
 
@@ -56,18 +55,21 @@ class StudyTracker:
             with _one_at_a_time(results / ".mlflow.lock"):
                 self.client = MlflowClient(database_uri(results))
                 self.experiment = self._open_experiment(results, about)
+            self.runs = self._read_runs()
+            self.parent = self._open_parent(about)
+            self._close_abandoned()
         except Exception as error:
             raise UserError(
                 f"{results / 'mlflow.db'}: MLflow cannot use it: {_one_line(error)}; move it away, "
                 "and it is written anew from the run folders"
             ) from None
-        self.runs = {
+
+    def _read_runs(self) -> dict[str, Run]:
+        return {
             run.data.tags["dart.key"]: run
             for run in self._all_runs()
             if run.data.tags.get("dart.kind") == "run" and "dart.key" in run.data.tags
         }
-        self.parent = self._open_parent(about)
-        self._close_abandoned()
 
     def _open_experiment(self, results: Path, about: Mapping[str, str]) -> Experiment:
         experiment = self.client.get_experiment_by_name(self.name)
@@ -285,7 +287,3 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-TrackingError = MlflowException
-"""What a call to a tracker may raise once it is open."""

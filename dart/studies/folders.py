@@ -11,7 +11,7 @@ import uuid
 from pathlib import Path
 
 from dart.errors import UserError
-from dart.studies.plan import KEY_LENGTH, read_result, run_folder
+from dart.studies.records import KEY_LENGTH, read_result, run_folder
 
 
 def prepare_results(results: Path, study: str) -> Path:

@@ -5,8 +5,6 @@ Whether a cell has run is read from the folder that its key names; there is no o
 """
 
 import itertools
-import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,18 +15,14 @@ from dart.checkpoint_header import hash_checkpoint, resolve_checkpoint
 from dart.domains import fingerprint
 from dart.errors import UserError
 from dart.recipe import ZERO_SHOT, ProtocolSpec, Recipe, TrainingSpec, canonical_hash
+from dart.studies.records import State, estimate_seconds, read_cells, read_result, state_of
 from dart.studies.spec import Study, Values
 from dart.variants import VariantInfo, check_hyperparameters, scan_variants, unknown_variant
 
-State = Literal["done", "failed", "missing"]
 Scalar = bool | int | float | str
 FactorName = tuple[Literal["hyperparameters", "training"], str]
 Choice = Mapping[FactorName, Scalar]
-KEY_LENGTH = 16
-"""Characters of a run's key in the name of its folder."""
 MAX_CELLS = 100_000
-RECENT = 100
-"""Past runs read to estimate how long the next will take."""
 
 
 @dataclass(frozen=True)
@@ -297,47 +291,6 @@ def is_exhaustive(study: Study, variant: str) -> bool:
     return combinations <= study.spec.budget.trials
 
 
-def run_folder(results: Path, key: str) -> Path:
-    """Return where the run of a key is or will be committed."""
-    return results / "runs" / key[:KEY_LENGTH]
-
-
-def read_result(results: Path, key: str) -> dict[str, Any] | None:
-    """Return the record of a committed run, or None if it has not run.
-
-    An unreadable record counts as a failed run: it is shown, not silently repeated.
-    """
-    path = run_folder(results, key) / "result.json"
-    try:
-        result = json.loads(path.read_text())
-        if result["status"] not in ("finished", "failed"):
-            raise ValueError(f"status {result['status']!r}")
-    except FileNotFoundError:
-        if not path.parent.is_dir():
-            return None
-        return {"key": key, "status": "failed", "reason": f"{path} is missing"}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return {"key": key, "status": "failed", "reason": f"{path} cannot be read: {error}"}
-    return result
-
-
-def state_of(result: Mapping[str, Any] | None) -> State:
-    """Return the state of a cell from its record."""
-    if result is None:
-        return "missing"
-    return "done" if result["status"] == "finished" else "failed"
-
-
-def read_cells(results: Path, study: str) -> dict[str, Any]:
-    """Return a study's ``cells.json``: ``cells`` and ``proposed``, empty if it never ran."""
-    empty: dict[str, Any] = {"cells": [], "proposed": {}}
-    try:
-        content = json.loads((results / "studies" / study / "cells.json").read_text())
-        return empty | {name: content[name] for name in empty}
-    except (OSError, ValueError, KeyError, TypeError):
-        return empty  # it is written anew from the study and the search's own record
-
-
 @dataclass(frozen=True)
 class Plan:
     """Every run of a study, what is left to propose, and how long it will take."""
@@ -381,43 +334,3 @@ def make_plan(study: Study, results: Path, *, only: Sequence[str] = ()) -> Plan:
         runs = planner.cells(variant, {}, trial=0) if trials else []
         missing += [cell.recipe for cell in runs] * trials
     return Plan(cells, records, open_trials, estimate_seconds(missing, results))
-
-
-def estimate_seconds(missing: Sequence[Recipe], results: Path) -> float | None:
-    """Return the seconds that the missing runs will take, judged by the newest past runs."""
-    if not missing:
-        return 0.0
-    same: dict[tuple[str, int], list[float]] = {}
-    paces: list[float] = []
-    for recipe, seconds in _past_runs(results):
-        steps = recipe["training"]["steps"] * recipe["training"]["batch_size"]
-        same.setdefault((recipe["variant"], steps), []).append(seconds)
-        if recipe["variant"] != ZERO_SHOT:
-            paces.append(seconds / steps)
-    total = 0.0
-    for recipe in missing:
-        steps = recipe.training.steps * recipe.training.batch_size
-        known = same.get((recipe.variant, steps))
-        if known:
-            total += sum(known) / len(known)
-        elif recipe.variant != ZERO_SHOT:
-            if not paces:
-                return None
-            total += steps * sum(paces) / len(paces)
-    return total
-
-
-def _past_runs(results: Path) -> Iterator[tuple[dict[str, Any], float]]:
-    runs = results / "runs"
-    if not runs.is_dir():
-        return
-    folders = [entry for entry in os.scandir(runs) if not entry.name.startswith(".")]
-    folders.sort(key=lambda entry: entry.stat().st_mtime, reverse=True)
-    for folder in folders[:RECENT]:
-        try:
-            result = json.loads(Path(folder.path, "result.json").read_text())
-            if result["status"] == "finished":
-                recipe = json.loads(Path(folder.path, "recipe.json").read_text())
-                yield recipe, float(result["wall_seconds"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # an estimate may ignore what it cannot read

@@ -226,6 +226,7 @@ class VariantSearch:
         cells = []
         for label, trial in sorted(self._labelled().items()):
             params = trial.user_attrs["params"]
-            choice = {(k, name): params[f"{k}.{name}"] for k, name in self.factors}
+            choice: dict[FactorName, Scalar] = {}
+            choice |= {(kind, name): params[f"{kind}.{name}"] for kind, name in self.factors}
             cells += self.planner.cells(self.variant, choice, trial=label)
         return cells

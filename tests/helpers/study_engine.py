@@ -18,8 +18,9 @@ import pandas as pd
 
 from dart.metrics import compare
 from dart.recipe import ZERO_SHOT, Recipe
-from dart.studies.execute import Options, Outcome, execute_study
+from dart.studies.execute import Outcome, execute_study
 from dart.studies.progress import PlainReporter
+from dart.studies.runner import Options
 from dart.studies.spec import load_spec
 from dart.variants import Hyperparameter, VariantInfo
 
@@ -73,7 +74,7 @@ def own_registry(variants: dict[str, VariantInfo] = VARIANTS) -> Iterator[None]:
 
 
 class FakeRun:
-    """Writes a run's record without training; ``calls`` lists the labels of those it was asked for."""
+    """Writes a run's record without training; ``calls`` lists what it was asked for."""
 
     def __init__(self, *, seconds: float = 0.0, log: Path | None = None) -> None:
         self.seconds = seconds
@@ -85,8 +86,8 @@ class FakeRun:
         recipe: Recipe,
         folder: Path,
         *,
-        results: Path,
-        device: str,
+        results: Path,  # noqa: ARG002
+        device: str,  # noqa: ARG002
         on_step: Callable[[int, int, float], None],
     ) -> dict[str, Any]:
         started = datetime.now(UTC)
@@ -182,7 +183,7 @@ def main() -> int:
             track="--track" in flags,
         )
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {error}\n")
         return 2
     except KeyboardInterrupt:
         return 130

@@ -1,4 +1,4 @@
-"""Running a study: what is done is kept and not repeated, what fails is recorded and the study goes on."""
+"""Running a study: what is done is not repeated, what fails is recorded and the rest goes on."""
 
 import json
 import os
@@ -13,10 +13,10 @@ import pytest
 
 from dart.errors import UserError
 from dart.recipe import ZERO_SHOT
-from dart.studies.execute import describe_error
 from dart.studies.folders import clean_stale, commit_run, open_run
 from dart.studies.lock import lock_study
-from dart.studies.plan import run_folder
+from dart.studies.records import run_folder
+from dart.studies.runner import describe_error
 from tests.helpers.study_engine import FakeRun, run_toy, write_study
 
 TWO = "variants: {plain: {}, tuned: {rank: [4, 8]}}\nbudget: {seeds: [0, 1]}\n"
@@ -168,7 +168,7 @@ def test_a_disk_that_fills_up_stops_the_study_with_one_line(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dart.studies.execute.commit_run", full)
+    monkeypatch.setattr("dart.studies.runner.commit_run", full)
     with pytest.raises(UserError, match="no space left on device"):
         run_toy(write_study(tmp_path, TWO), tmp_path)
     assert list((tmp_path / "runs").iterdir()) == []

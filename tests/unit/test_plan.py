@@ -1,4 +1,4 @@
-"""Which runs a study has: counts in closed form, keys that change with the recipe and with nothing else."""
+"""Which runs a study has: counts in closed form, keys that change with the recipe alone."""
 
 import dataclasses
 import json
@@ -16,7 +16,10 @@ from tests.helpers.study_engine import VARIANTS, FakeRun, own_registry, run_toy,
 LISTS = (
     "variants:\n  plain: {}\n  tuned: {rank: [4, 8, 16], gate: [0.0, 1.0], wide: [false, true]}\n"
 )
-SEARCH = "variants:\n  plain: {}\n  tuned: {rank: {low: 2, high: 64}}\nbudget: {trials: 4, seeds: [0, 1]}\n"
+SEARCH = """\
+variants: {plain: {}, tuned: {rank: {low: 2, high: 64}}}
+budget: {trials: 4, seeds: [0, 1]}
+"""
 
 
 @pytest.fixture(autouse=True)

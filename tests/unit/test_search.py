@@ -1,4 +1,4 @@
-"""A search: equal budgets, new proposals after a stop, and trials that were cut off taken up again."""
+"""A search: equal budgets, new proposals after a stop, what was cut off is taken up again."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,10 @@ TRIALS = 4
 """All of them drawn before a Gaussian process is fitted, which takes seconds."""
 SEARCH = f"""\
 variants:
-  tuned: {{rank: {{low: 2, high: 4096, log: true}}, gate: {{low: 0.0, high: 1.0}}, mix: [mean, gated]}}
+  tuned:
+    rank: {{low: 2, high: 4096, log: true}}
+    gate: {{low: 0.0, high: 1.0}}
+    mix: [mean, gated]
 training: {{learning_rate: 1e-3}}
 search: {{learning_rate: {{low: 1e-4, high: 1e-2, log: true}}}}
 budget: {{trials: {TRIALS}, seeds: [0, 1]}}

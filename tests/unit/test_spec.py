@@ -1,4 +1,4 @@
-"""A study file with a mistake is refused with one line that says what, where and what is allowed."""
+"""A mistake in a study is refused with one line: what, where, and what is allowed."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -236,11 +236,13 @@ def test_whatever_a_study_holds_it_is_read_or_refused_in_one_line(
     path = write_study(tmp_path, FULL)
     content = yaml.safe_load(path.read_text()) | change
     path.write_text(yaml.safe_dump(content))
+    message = str(path)
     try:
         load_spec(path)
     except UserError as error:
-        assert "\n" not in str(error)
-        assert str(error).startswith(str(path))
+        message = str(error)
+    assert "\n" not in message
+    assert message.startswith(str(path))
 
 
 @settings(

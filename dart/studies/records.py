@@ -1,0 +1,96 @@
+"""What lies in the results folder: which runs are done, what they say, how long they took."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from dart.recipe import ZERO_SHOT, Recipe
+
+State = Literal["done", "failed", "missing"]
+KEY_LENGTH = 16
+"""Characters of a run's key in the name of its folder."""
+RECENT = 100
+"""Past runs read to estimate how long the next will take."""
+
+
+def run_folder(results: Path, key: str) -> Path:
+    """Return where the run of a key is or will be committed."""
+    return results / "runs" / key[:KEY_LENGTH]
+
+
+def read_result(results: Path, key: str) -> dict[str, Any] | None:
+    """Return the record of a committed run, or None if it has not run.
+
+    An unreadable record counts as a failed run: it is shown, not silently repeated.
+    """
+    path = run_folder(results, key) / "result.json"
+    try:
+        result = json.loads(path.read_text())
+        if result["status"] not in ("finished", "failed"):
+            raise ValueError(f"status {result['status']!r}")
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            return None
+        return {"key": key, "status": "failed", "reason": f"{path} is missing"}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return {"key": key, "status": "failed", "reason": f"{path} cannot be read: {error}"}
+    return result
+
+
+def state_of(result: Mapping[str, Any] | None) -> State:
+    """Return the state of a cell from its record."""
+    if result is None:
+        return "missing"
+    return "done" if result["status"] == "finished" else "failed"
+
+
+def read_cells(results: Path, study: str) -> dict[str, Any]:
+    """Return a study's ``cells.json``: ``cells`` and ``proposed``, empty if it never ran."""
+    empty: dict[str, Any] = {"cells": [], "proposed": {}}
+    try:
+        content = json.loads((results / "studies" / study / "cells.json").read_text())
+        return empty | {name: content[name] for name in empty}
+    except (OSError, ValueError, KeyError, TypeError):
+        return empty  # it is written anew from the study and the search's own record
+
+
+def estimate_seconds(missing: Sequence[Recipe], results: Path) -> float | None:
+    """Return the seconds that the missing runs will take, judged by the newest past runs."""
+    if not missing:
+        return 0.0
+    same: dict[tuple[str, int], list[float]] = {}
+    paces: list[float] = []
+    for recipe, seconds in _past_runs(results):
+        steps = recipe["training"]["steps"] * recipe["training"]["batch_size"]
+        same.setdefault((recipe["variant"], steps), []).append(seconds)
+        if recipe["variant"] != ZERO_SHOT:
+            paces.append(seconds / steps)
+    total = 0.0
+    for recipe in missing:
+        steps = recipe.training.steps * recipe.training.batch_size
+        known = same.get((recipe.variant, steps))
+        if known:
+            total += sum(known) / len(known)
+        elif recipe.variant != ZERO_SHOT:
+            if not paces:
+                return None
+            total += steps * sum(paces) / len(paces)
+    return total
+
+
+def _past_runs(results: Path) -> Iterator[tuple[dict[str, Any], float]]:
+    runs = results / "runs"
+    if not runs.is_dir():
+        return
+    folders = [entry for entry in os.scandir(runs) if not entry.name.startswith(".")]
+    folders.sort(key=lambda entry: entry.stat().st_mtime, reverse=True)
+    for folder in folders[:RECENT]:
+        try:
+            result = json.loads(Path(folder.path, "result.json").read_text())
+            if result["status"] == "finished":
+                recipe = json.loads(Path(folder.path, "recipe.json").read_text())
+                yield recipe, float(result["wall_seconds"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # an estimate may ignore what it cannot read
