@@ -153,12 +153,11 @@ class StudyTracker:
             folder: The run's folder.
         """
         known = self.runs.get(cell["key"])
+        attempt = str(result.get("ended"))
         status = "FINISHED" if result["status"] == "finished" else "FAILED"
-        if known is not None and known.data.tags.get("dart.logged") == result["ended"]:
+        if known is not None and known.data.tags.get("dart.logged") == attempt:
             if known.info.status != status:
-                self.client.set_terminated(
-                    known.info.run_id, status, _milliseconds(result["ended"])
-                )
+                self.client.set_terminated(known.info.run_id, status, _ended(result))
             return
         run = self._child(cell)
         self._log_params(run, recipe)
@@ -170,8 +169,8 @@ class StudyTracker:
             self.client.set_tag(run, "dart.reason", result.get("reason", "")[:TAG_LENGTH])
         elif known is not None and "dart.reason" in known.data.tags:
             self.client.delete_tag(run, "dart.reason")
-        self.client.set_tag(run, "dart.logged", result["ended"])
-        self.client.set_terminated(run, status, _milliseconds(result["ended"]))
+        self.client.set_tag(run, "dart.logged", attempt)
+        self.client.set_terminated(run, status, _ended(result))
         self.runs[cell["key"]] = self.client.get_run(run)
 
     def close(
@@ -224,7 +223,7 @@ class StudyTracker:
 
     def _log_metrics(self, run: str, result: Mapping[str, Any], folder: Path) -> None:
         # Equal time stamps make a second attempt after a crash write the same rows again.
-        stamp = _milliseconds(result["ended"])
+        stamp = _ended(result)
         metrics = [Metric(name, value, stamp, 0) for name, value in final_metrics(result)]
         metrics += [Metric(name, value, stamp, step) for name, value, step in read_history(folder)]
         for start in range(0, len(metrics), BATCH["metrics"]):
@@ -272,8 +271,10 @@ def _now() -> int:
     return int(time.time() * 1000)
 
 
-def _milliseconds(moment: str) -> int:
-    return int(datetime.fromisoformat(moment).timestamp() * 1000)
+def _ended(result: Mapping[str, Any]) -> int:
+    """Return when a run ended in milliseconds; now, if its record is too damaged to say."""
+    moment = result.get("ended")
+    return int(datetime.fromisoformat(moment).timestamp() * 1000) if moment else _now()
 
 
 def _one_line(error: Exception) -> str:
