@@ -1,7 +1,7 @@
 # Two commands do all the set-up: `make study` and `make test`. Each installs first if needed.
 PYTHON ?= python3
 VENV ?= .venv
-RESULTS ?= results
+RESULTS ?= $(or $(DART_RESULTS),results)
 STUDY ?= studies/quickstart.yaml
 PORT ?= 5000
 TEST_ARGS ?= -n 2 --dist loadfile
