@@ -167,6 +167,8 @@ class DepthNet(nn.Module):
 
     variant: str = "none"
     """Name of the variant that built the adapters."""
+    image_mean: Tensor
+    image_std: Tensor
 
     def __init__(
         self,

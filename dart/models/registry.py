@@ -59,8 +59,10 @@ def register_variant(
 
     def register(build: _Function) -> _Function:
         name = build.__name__
-        file = Path(inspect.getsourcefile(build) or "<unknown>")
-        where = f"{file}:{build.__code__.co_firstlineno}"
+        # The run-time shape checker wraps functions: the file is that of the wrapped one.
+        source = inspect.unwrap(build)
+        file = Path(inspect.getsourcefile(source) or "<unknown>")
+        where = f"{file}:{source.__code__.co_firstlineno}"
         if name in _VARIANTS:
             raise UserError(
                 f"{where}: variant '{name}' is already in {_VARIANTS[name][0].source_file}"

@@ -35,7 +35,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 @cache
-def built(name: str, seed: int = 0) -> DepthNet:
+def built(name: str, seed: int = 0, *, again: bool = False) -> DepthNet:  # noqa: ARG001
     return create_model(name, generator=seeded(seed))
 
 
@@ -139,7 +139,7 @@ def test_finite_in_bfloat16(name: str, index: int) -> None:
 @at_every_stage
 def test_same_seed_same_adapter(name: str, index: int) -> None:
     first, other = adapter_of(name, index), adapter_of(name, index, seed=1)
-    again = create_model(name, generator=seeded(0)).adapters[index]
+    again = built(name, again=True).adapters[index]
     for key, value in first.state_dict().items():
         assert torch.equal(value, again.state_dict()[key].double())
     assert any(
