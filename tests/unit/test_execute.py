@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -212,30 +213,37 @@ def test_a_lock_is_held_once_and_given_back(tmp_path: Path) -> None:
 class Engine:
     """The engine in a process of its own, with a stand-in for training."""
 
-    def __init__(self, folder: Path, *flags: str, seconds: float = 0.0) -> None:
+    def __init__(self, folder: Path) -> None:
         self.path = write_study(folder, TWO)
         self.results = folder / "results"
         self.log = folder / "calls.log"
         self.log.touch()
-        self.process = self.start(*flags, seconds=seconds)
+        self.processes: list[subprocess.Popen[str]] = []
 
-    def start(self, *flags: str, seconds: float) -> subprocess.Popen[str]:
+    def start(self, *, seconds: float) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "tests.helpers.study_engine", str(self.path)]
-        return subprocess.Popen(
-            [*command, str(self.results), str(seconds), *flags],
+        process = subprocess.Popen(
+            [*command, str(self.results), str(seconds)],
             env={**os.environ, "DART_FAKE_LOG": str(self.log)},
             cwd=Path(__file__).parents[2],
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.processes.append(process)
+        return process
+
+    def stop(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.communicate()
 
     def calls(self) -> list[str]:
         return self.log.read_text().splitlines()
 
     def wait_for_calls(self, count: int) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while len(self.calls()) < count:
-            assert self.process.poll() is None, self.process.communicate()
+            assert self.processes[-1].poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
@@ -243,21 +251,28 @@ class Engine:
         return [p.name for p in (self.results / "runs").iterdir() if p.name[0] != "."]
 
 
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = Engine(tmp_path)
+    yield engine
+    engine.stop()
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_a_stopped_process_loses_only_the_run_in_flight(
-    number: signal.Signals, status: int, tmp_path: Path
+    number: signal.Signals, status: int, engine: Engine
 ) -> None:
-    engine = Engine(tmp_path, seconds=0.6)
+    first = engine.start(seconds=0.6)
     engine.wait_for_calls(4)
-    engine.process.send_signal(number)
-    _, errors = engine.process.communicate(timeout=60)
-    assert engine.process.returncode == status
+    first.send_signal(number)
+    _, errors = first.communicate(timeout=300)
+    assert first.returncode == status
     assert "Traceback" not in errors
     assert len(engine.committed()) == 3
 
-    engine.process = engine.start(seconds=0.0)
-    engine.process.communicate(timeout=60)
-    assert engine.process.returncode == 0
+    second = engine.start(seconds=0.0)
+    second.communicate(timeout=300)
+    assert second.returncode == 0
     calls = engine.calls()
     assert len(calls) == RUNS + 1
     assert calls[3] == calls[4]  # the lost run, and no other, was repeated
@@ -265,15 +280,13 @@ def test_a_stopped_process_loses_only_the_run_in_flight(
     assert not list((engine.results / "runs").glob(".*"))
 
 
-def test_a_second_process_is_refused_while_the_first_runs(tmp_path: Path) -> None:
-    engine = Engine(tmp_path, seconds=0.5)
+def test_a_second_process_is_refused_while_the_first_runs(engine: Engine) -> None:
+    first = engine.start(seconds=600)
     engine.wait_for_calls(1)
     second = engine.start(seconds=0.0)
-    _, errors = second.communicate(timeout=60)
+    _, errors = second.communicate(timeout=300)
     assert second.returncode == 2
-    assert re.fullmatch(
-        r"error: study 'toy' is already running here \(process \d+, .*\); .*\n", errors
-    )
-    assert engine.process.communicate(timeout=60)
-    assert engine.process.returncode == 0
-    assert len(engine.calls()) == RUNS
+    text = rf"error: study 'toy' is already running here \(process {first.pid}, .*\); .*\n"
+    assert re.fullmatch(text, errors)
+    assert first.poll() is None
+    assert len(engine.calls()) == 1

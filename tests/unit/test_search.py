@@ -84,7 +84,7 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path)
     run_toy(write_study(tmp_path / "whole", SEARCH), tmp_path / "whole", whole)
     path, results = write_study(tmp_path / "parts", SEARCH), tmp_path / "parts"
     calls = _stop_after(path, results, 4)  # within the second trial
-    calls += _stop_after(path, results, 5)
+    calls += _stop_after(path, results, 2)
     rest = FakeRun()
     outcome = run_toy(path, results, rest)
     assert calls + rest.calls == whole.calls
