@@ -85,7 +85,7 @@ def measure(work: Work, device: torch.device) -> float:
 
 def main() -> None:
     """Print medians in milliseconds and ratios to the plain loops, then one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--variant", default="daa_combined")
     parser.add_argument("--batch", type=int, default=8)

@@ -121,6 +121,7 @@ def _add_making(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--loss", default="log_l1", choices=["si_log", "log_l1", "rel_l1"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
     _add_device(parser)
@@ -128,7 +129,9 @@ def _add_making(commands: argparse._SubParsersAction) -> None:
 
 def create_parser() -> argparse.ArgumentParser:
     """Return the parser of ``dart`` and all its commands."""
-    parser = argparse.ArgumentParser(prog="dart", description=__doc__.split("\n")[0], epilog=EPILOG)
+    parser = argparse.ArgumentParser(
+        prog="dart", description=(__doc__ or "").split("\n")[0], epilog=EPILOG
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
     _add_reading(commands)

@@ -18,8 +18,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from dart.cameras import load_camera
+from dart.checkpoint_header import hash_checkpoint, read_metadata
 from dart.data.dataset import open_domain
-from dart.domains import check_domain
+from dart.domains import DOMAINS, check_domain
 from dart.errors import UserError, did_you_mean
 from dart.metrics import METRICS
 from dart.models import NetworkConfig, create_model, list_variants, variant_info
@@ -154,6 +155,15 @@ def _print_outcome(result: Mapping[str, Any]) -> None:
     Console().print(table)
 
 
+def _mean_errors(
+    model: DepthNet, domain: str, split: str, device: torch.device
+) -> dict[str, float]:
+    data = open_domain(domain, split)
+    errors = measure(data, predict(model, data, device=device))
+    means = errors.groupby("metric", sort=False)["value"].mean()
+    return {str(metric): float(value) for metric, value in means.items()}
+
+
 def evaluate(options: Namespace) -> int:
     """Print every metric of a checkpoint on domains."""
     device = torch.device(_device(options))
@@ -161,9 +171,7 @@ def evaluate(options: Namespace) -> int:
     means = {}
     for domain in options.domains:
         check_domain(domain)
-        data = open_domain(domain, options.split)
-        errors = measure(data, predict(model, data, device=device))
-        means[domain] = errors.groupby("metric", sort=False)["value"].mean().to_dict()
+        means[domain] = _mean_errors(model, domain, options.split, device)
     if options.json:
         _print_json({"checkpoint": options.checkpoint, "split": options.split, "domains": means})
         return 0
@@ -288,7 +296,7 @@ def pretrain_source(options: Namespace) -> int:
             learning_rate=options.learning_rate,
             weight_decay=0.05,
             colour=0.5,
-            loss="log_l1",
+            loss=options.loss,
         )
     except ValidationError as error:
         first = error.errors()[0]
@@ -300,9 +308,7 @@ def pretrain_source(options: Namespace) -> int:
     console = Console(stderr=True)
 
     def report(done: int, mean: DepthNet) -> None:
-        validation = open_domain(options.domain, "val")
-        errors = measure(validation, predict(mean, validation, device=device))
-        value = errors[errors["metric"] == "abs_rel"]["value"].mean()
+        value = _mean_errors(mean, options.domain, "val", device)["abs_rel"]
         console.print(f"step {done}/{spec.steps}: validation abs_rel {value:.4f}")
 
     with _progress() as progress:
@@ -329,9 +335,27 @@ def pretrain_source(options: Namespace) -> int:
         "training": spec.model_dump(mode="json"),
         "environment": describe_environment(device=str(device), threads=torch.get_num_threads()),
     }
-    save_pretrained(network, options.out, metadata={"recipe": json.dumps(recipe)})
-    console.print(f"{options.out} ({options.out.stat().st_size / 2**20:.1f} MiB)")
+    save_pretrained(network, options.out, metadata={"recipe": recipe})
+    card = write_card(options.out, device=device)
+    console.print(f"{options.out} ({options.out.stat().st_size / 2**20:.1f} MiB) and {card}")
     return 0
+
+
+def write_card(checkpoint: Path, *, device: torch.device) -> Path:
+    """Write a pretrained checkpoint's recipe and its test metrics beside it, as JSON.
+
+    The file is measured as it lies on disk, in half precision: what an adaptation starts from.
+    """
+    model = load_checkpoint(checkpoint).to(device)
+    card = {
+        "checkpoint": checkpoint.name,
+        "sha256": hash_checkpoint(checkpoint),
+        "recipe": read_metadata(checkpoint)["recipe"],
+        "test": {name: _mean_errors(model, name, "test", device) for name in DOMAINS},
+    }
+    path = checkpoint.with_suffix(".json")
+    path.write_text(json.dumps(card, indent=1) + "\n")
+    return path
 
 
 COMMANDS: Mapping[str, Callable[[Namespace], int]] = {

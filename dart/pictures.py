@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from numpy import ndarray
 
@@ -57,6 +57,8 @@ def draw_distance(distance: Float[ndarray, "h w"], valid: Bool[ndarray, "h w"], 
 
 
 def _label_metres(axes: Axes, norm: LogNorm) -> None:
+    assert norm.vmin is not None
+    assert norm.vmax is not None
     ticks = np.geomspace(norm.vmin, norm.vmax, 6)
     axes.set_yticks(ticks, [f"{tick:.2f}" if tick < 1 else f"{tick:.1f}" for tick in ticks])
     axes.minorticks_off()
@@ -77,10 +79,11 @@ def draw_panels(panels: Sequence[Panel], path: Path) -> None:
         _label_metres(bar.ax, norm)
         bar.set_label("m")
         safe = np.where(panel.valid, panel.true, 1.0)
+        scale = Normalize(0, 0.6)
         for axes, values in zip(row[4:], (panel.before, panel.after), strict=True):
             error = np.ma.masked_where(~panel.valid, np.abs(values - panel.true) / safe)
-            shown = axes.imshow(error, cmap="magma", vmin=0, vmax=0.6)
-        figure.colorbar(shown, ax=row[5], label="relative")
+            axes.imshow(error, cmap="magma", norm=scale)
+        figure.colorbar(ScalarMappable(scale, "magma"), ax=row[5], label="relative")
         for axes in row:
             axes.set_xticks([])
             axes.set_yticks([])

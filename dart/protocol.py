@@ -121,6 +121,7 @@ def _load(recipe: Recipe, device: torch.device) -> DepthNet:
     else:
         model = create_model(
             recipe.variant,
+            config=None,
             pretrained=checkpoint,
             generator=derive_generator(recipe.seed, "init"),
             **recipe.hyperparameters,

@@ -85,8 +85,8 @@ class TrainingSpec(Frozen):
     """AdamW's epsilon; the seed's DAA has gradients below 1e-8 (docs/decisions.md)."""
     gradient_clip: FiniteFloat = Field(default=1.0, gt=0, strict=False)
     """Largest norm of the whole gradient."""
-    loss: Literal["si_log", "log_l1"] = "si_log"
-    """Training loss on log distance."""
+    loss: Literal["si_log", "log_l1", "rel_l1"] = "si_log"
+    """Training loss: two on log distance, or the relative error itself (dart/training/loss.py)."""
     flip: bool = True
     """Mirror half of the training images, together with their cameras."""
     colour: FiniteFloat = Field(default=0.0, ge=0, le=1, strict=False)

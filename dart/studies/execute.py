@@ -43,9 +43,7 @@ class Outcome:
         return [(cell, result) for cell, result in pairs if result["status"] != "finished"]
 
 
-def execute_study(
-    study: Study, results: Path, *, reporter: Reporter, options: Options
-) -> Outcome:
+def execute_study(study: Study, results: Path, *, reporter: Reporter, options: Options) -> Outcome:
     """Run every cell of a study that has no record yet.
 
     Raises:

@@ -47,6 +47,17 @@ def log_l1(
     return (errors.abs().sum((1, 2)) / count).mean()
 
 
+def rel_l1(
+    distance: Float[Tensor, "b h w"], true: Float[Tensor, "b h w"], valid: Bool[Tensor, "b h w"]
+) -> Float[Tensor, ""]:
+    """Return the mean over images of the mean of |prediction / truth - 1|: AbsRel itself.
+
+    It punishes a distance that is too far more than one that is too near by the same factor.
+    """
+    errors, count = log_errors(distance, true, valid)
+    return (errors.expm1().abs().sum((1, 2)) / count).mean()
+
+
 LOSSES: Mapping[str, Callable[..., Float[Tensor, ""]]] = MappingProxyType(
-    {"si_log": si_log, "log_l1": log_l1}
+    {"si_log": si_log, "log_l1": log_l1, "rel_l1": rel_l1}
 )

@@ -133,6 +133,7 @@ def test_predict_writes_metres_and_a_picture(
     command = ["predict", str(tmp_path / "room.png"), "--camera", str(camera)]
     assert main([*command, "--out", str(tmp_path / "out")]) == 0
     raw = cv2.imread(str(tmp_path / "out" / "room_distance.png"), cv2.IMREAD_UNCHANGED)
+    assert raw is not None
     assert raw.dtype == np.uint16
     assert raw.shape == (96, 128)
     inside = sample.camera.valid().numpy()

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from dart.training.loss import log_l1, si_log
+from dart.training.loss import log_l1, rel_l1, si_log
 
 TRUE = torch.full((2, 3, 4), 2.0)
 ALL = torch.ones(2, 3, 4, dtype=torch.bool)
@@ -16,13 +16,18 @@ def test_a_global_factor_costs_its_logarithm() -> None:
     assert si_log(TRUE * 1.5, TRUE, ALL).item() == pytest.approx(expected, rel=1e-4)
 
 
+def test_relative_loss_is_abs_rel_and_prefers_too_near() -> None:
+    assert rel_l1(TRUE * 1.5, TRUE, ALL).item() == pytest.approx(0.5, rel=1e-5)
+    assert rel_l1(TRUE / 1.5, TRUE, ALL).item() == pytest.approx(1 / 3, rel=1e-5)
+
+
 def test_a_symmetric_spread_costs_its_deviation() -> None:
     factors = torch.tensor([math.e, 1 / math.e]).repeat(2, 3, 2)
     assert log_l1(TRUE * factors, TRUE, ALL).item() == pytest.approx(1.0, rel=1e-5)
     assert si_log(TRUE * factors, TRUE, ALL).item() == pytest.approx(1.0, rel=1e-5)
 
 
-@pytest.mark.parametrize("loss", [log_l1, si_log])
+@pytest.mark.parametrize("loss", [log_l1, rel_l1, si_log])
 def test_invalid_pixels_change_neither_loss_nor_gradient(loss) -> None:
     valid = ALL.clone()
     valid[:, 0] = False
@@ -38,7 +43,7 @@ def test_invalid_pixels_change_neither_loss_nor_gradient(loss) -> None:
     assert (distance.grad[:, 1:] != 0).any()
 
 
-@pytest.mark.parametrize("loss", [log_l1, si_log])
+@pytest.mark.parametrize("loss", [log_l1, rel_l1, si_log])
 def test_an_image_without_valid_pixels_raises(loss) -> None:
     valid = ALL.clone()
     valid[1] = False
@@ -46,7 +51,7 @@ def test_an_image_without_valid_pixels_raises(loss) -> None:
         loss(TRUE, TRUE, valid)
 
 
-@pytest.mark.parametrize("loss", [log_l1, si_log])
+@pytest.mark.parametrize("loss", [log_l1, rel_l1, si_log])
 def test_images_weigh_the_same_however_many_pixels_are_valid(loss) -> None:
     valid = ALL.clone()
     valid[0, 1:] = False
