@@ -274,6 +274,7 @@ def run_recipe(
         raise RuntimeError("a frozen parameter or buffer changed during training")
     errors = measurements.errors(None if untouched else model)
     domains = summarize_domains(errors, split="test")
+    validation = summarize_domains(errors, split="val")
     measurements.draw(model, folder / "predictions.png")
     if not untouched:
         recorded = {"recipe": recipe.model_dump_json(), "key": recipe.key}
@@ -289,7 +290,8 @@ def run_recipe(
         "trainable_parameters": trainable,
         "domains": domains,
         **compare(domains, recipe.protocol.metric),
-        "validation": compare(summarize_domains(errors, split="val"), recipe.protocol.metric),
+        "validation": compare(validation, recipe.protocol.metric),
+        "validation_domains": validation,
         "frozen_hash_before": frozen,
         "frozen_hash_after": frozen_hash(model),
         "peak_memory_mib": round(_peak_memory(where), 1),
