@@ -219,7 +219,7 @@ class _Measurements:
         after = self.predict_pictured(model)
         panels = [
             Panel(
-                name=f"{split.role}\n{sample.key}",
+                name="\n".join((split.role, split.domain, sample.key.rsplit("/", 1)[-1])),
                 image=sample.image.permute(1, 2, 0).numpy(),
                 true=sample.distance.numpy(),
                 valid=sample.valid.numpy(),
