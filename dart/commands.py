@@ -51,6 +51,13 @@ def _device(options: Namespace) -> str:
     return options.device
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to the folder {folder}: {error.strerror}") from error
+
+
 def _progress() -> Progress:
     return Progress(console=Console(stderr=True), transient=True)
 
@@ -72,7 +79,12 @@ def parse_assignments(texts: list[str]) -> dict[str, Any]:
             raise UserError(f"--set {text}: expected NAME=VALUE, for example num_queries=16")
         if name in values:
             raise UserError(f"--set {name}: given twice")
-        values[name] = yaml.safe_load(value)
+        try:
+            values[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(
+                f"--set {text}: the value is not a number, text or truth value"
+            ) from None
     return values
 
 
@@ -84,6 +96,8 @@ def _recipe(options: Namespace) -> Recipe:
             f"variant {options.variant!r} is not registered; there are: "
             f"{', '.join(list_variants())}{did_you_mean(options.variant, list_variants())}"
         )
+    if options.seed < 0:
+        raise UserError(f"--seed {options.seed}: expected at least 0")
     try:
         protocol = ProtocolSpec(
             pretrained=options.pretrained,
@@ -99,7 +113,9 @@ def _recipe(options: Namespace) -> Recipe:
         )
     except ValidationError as error:
         first = error.errors()[0]
-        place = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
+        if not first["loc"]:  # of several options together
+            raise UserError(first["msg"].removeprefix("Value error, ")) from error
+        place = "--" + str(first["loc"][0]).replace("_", "-")
         raise UserError(f"{place}: {first['msg']}, not {first['input']!r}") from error
     return create_recipe(
         options.variant, parse_assignments(options.set), protocol, training, options.seed
@@ -116,10 +132,8 @@ def train(options: Namespace) -> int:
     state = folder / "training_state.pt"
     if state.exists() and not options.resume:
         raise UserError(f"{folder} holds an interrupted run; add --resume to go on with it")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+    _make_folder(folder)
+    _make_folder(results)
     console = Console(stderr=True)
     with _progress() as progress:
         task = progress.add_task(recipe.variant, total=recipe.training.steps)
@@ -210,8 +224,12 @@ def predict_image(options: Namespace) -> int:
     with torch.inference_mode():
         distance = model(pixels, [camera]).distance[0].float().cpu().numpy()
     valid = camera.valid().numpy()
+    if not valid.any():
+        raise UserError(f"{options.camera}: no pixel of the image lies in the lens's field of view")
+    if not np.isfinite(distance[valid]).all():
+        raise UserError(f"checkpoint {options.checkpoint} gives distances that are not finite")
     folder = options.out or options.image.parent
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(folder)
     raw = folder / f"{options.image.stem}_distance.png"
     picture = folder / f"{options.image.stem}_distance_colour.png"
     millimetres = np.where(valid, distance * 1000, 0).round().clip(0, 65535).astype(np.uint16)

@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 
 from dart.checkpoint_header import resolve_checkpoint
 from dart.data.dataset import Sample, collate, open_domain
+from dart.errors import UserError
 from dart.metrics import compare, measure_image
 from dart.models import DepthNet, create_model
 from dart.models.checkpoint import load_pretrained, save_adapter
@@ -32,7 +33,7 @@ from dart.provenance import describe_environment
 from dart.recipe import ZERO_SHOT, Recipe, canonical_hash
 from dart.seeds import derive_generator
 from dart.training.freeze import count_trainable, frozen_hash, set_trainable
-from dart.training.loop import Step, Trainer, read_state
+from dart.training.loop import Step, Trainer, read_state, write_state
 
 EVALUATION_BATCH = 16
 SAVE_EVERY = 20
@@ -108,7 +109,9 @@ def measure_before(
     path = (
         results / "before" / f"{split.domain}-{split.name}-{canonical_hash(identity)[:16]}.parquet"
     )
-    if not path.exists():
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError):  # absent, or damaged: it can be measured again
         data = open_domain(split.domain, split.name)
         _atomic_parquet(measure(data, predict(model, data, device=device)), path)
     return pd.read_parquet(path)
@@ -164,12 +167,15 @@ def _adapt(
     data = open_domain(recipe.protocol.target, "train")
     trainer = Trainer(model, data, recipe.training, recipe.seed, device)
     if state is not None and state.exists():
-        trainer.load(read_state(state))
+        saved = read_state(state)
+        if saved.get("key") != recipe.key:
+            raise UserError(f"{state} belongs to another recipe; give the options it began with")
+        trainer.load(saved["trainer"])
 
     def after_step(step: Step) -> None:
         done = step.step + 1
         if state is not None and done % SAVE_EVERY == 0:
-            trainer.save(state)
+            write_state(state, {"key": recipe.key, "trainer": trainer.state()})
         on_step(done, recipe.training.steps, step.loss)
 
     return trainer.run(on_step=after_step)

@@ -8,7 +8,7 @@ variant, the fingerprints of the data, the pretrained weights and the meaning of
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
@@ -77,7 +77,9 @@ class TrainingSpec(Frozen):
     """Images a step."""
     learning_rate: FiniteFloat = Field(default=1e-3, gt=0, strict=False)
     """Peak learning rate of AdamW; linear warm-up over a tenth of the steps, then a cosine to 0."""
-    learning_rate_factors: dict[Group, FiniteFloat] = Field(default={}, strict=False)
+    learning_rate_factors: dict[Group, Annotated[FiniteFloat, Field(ge=0)]] = Field(
+        default={}, strict=False
+    )
     """Factors on the learning rate for single groups; 1 where absent."""
     weight_decay: FiniteFloat = Field(default=0.0, ge=0, strict=False)
     """AdamW's decoupled decay, on matrices only."""

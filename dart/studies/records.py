@@ -30,6 +30,8 @@ def read_result(results: Path, key: str) -> dict[str, Any] | None:
         result = json.loads(path.read_text())
         if result["status"] not in ("finished", "failed"):
             raise ValueError(f"status {result['status']!r}")
+        if result["status"] == "finished" and not result["domains"]:
+            raise ValueError("it names no domain")
     except FileNotFoundError:
         if not path.parent.is_dir():
             return None

@@ -32,6 +32,13 @@ def read_state(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a whole training state: {reason}") from error
 
 
+def write_state(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a training state; the file is whole or absent."""
+    partial = path.with_suffix(".partial")
+    torch.save(dict(content), partial)
+    partial.replace(path)
+
+
 class Diverged(ValueError):
     """The loss or the gradient is no longer a finite number; the run has failed."""
 
@@ -147,12 +154,6 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "history": [asdict(step) for step in self.history],
         }
-
-    def save(self, path: Path) -> None:
-        """Write ``state()``; the file is whole or absent."""
-        partial = path.with_suffix(".partial")
-        torch.save(self.state(), partial)
-        partial.replace(path)
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``state`` returned.

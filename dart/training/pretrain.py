@@ -7,12 +7,11 @@ than the last step's weights.
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dart.errors import UserError
 from dart.models import DepthNet
-from dart.training.loop import Step, Trainer, read_state
+from dart.training.loop import Step, Trainer, read_state, write_state
 
 
 def pretrain(
@@ -54,8 +53,6 @@ def pretrain(
         on_step(step)
         done = step.step + 1
         if done % save_every == 0 or done == spec.steps:
-            partial = state.with_suffix(".partial")
-            torch.save({"trainer": trainer.state(), "average": mean.state_dict()}, partial)
-            partial.replace(state)
+            write_state(state, {"trainer": trainer.state(), "average": mean.state_dict()})
             on_save(done, mean.module)  # type: ignore[arg-type]
     return mean.module.eval()  # type: ignore[return-value]

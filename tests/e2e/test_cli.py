@@ -110,6 +110,15 @@ def test_a_killed_training_goes_on_to_the_same_weights(results: Path, tmp_path: 
     )
     assert refused.returncode == 2
     assert "--resume" in refused.stderr
+    changed = subprocess.run(
+        [*command, "--out", str(broken), "--resume", "--learning-rate", "0.5"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert changed.returncode == 2
+    assert "another recipe" in changed.stderr
     resumed = subprocess.run(
         [*command, "--out", str(broken), "--resume"],
         env=environment,
@@ -159,6 +168,8 @@ def test_predict_writes_metres_and_a_picture(
         (["train", "daa", "--set", "num_query=3"], ["num_query", "num_queries"]),
         (["train", "daa", "--set", "rank"], ["rank", "NAME=VALUE"]),
         (["train", "daa", "--set", "rank=x"], ["rank", "x"]),
+        (["train", "daa", "--set", "rank=["], ["rank=["]),
+        (["train", "daa", "--seed", "-1"], ["--seed", "-1"]),
         (["train", "daa", "--steps", "0"], ["--steps", "0"]),
         (["train", "daa", "--learning-rate", "nan"], ["--learning-rate"]),
         (["train", "daa", "--target", "rooms_fishey"], ["rooms_fishey", "rooms_fisheye"]),

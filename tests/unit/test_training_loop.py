@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from dart.errors import UserError
 from dart.recipe import TrainingSpec
 from dart.training.freeze import count_trainable, frozen_hash, set_trainable
-from dart.training.loop import Diverged, Step, Trainer, learning_rate_factor, read_state
+from dart.training.loop import (
+    Diverged,
+    Step,
+    Trainer,
+    learning_rate_factor,
+    read_state,
+    write_state,
+)
 from tests.unit.test_training_batches import make_sample
 
 CPU = torch.device("cpu")
@@ -105,7 +112,7 @@ def test_a_resumed_run_is_the_same_bit_for_bit(tmp_path: Path) -> None:
 
     def stop(step: Step) -> None:
         if step.step == 6:
-            broken.save(tmp_path / "state.pt")
+            write_state(tmp_path / "state.pt", broken.state())
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -119,7 +126,7 @@ def test_a_resumed_run_is_the_same_bit_for_bit(tmp_path: Path) -> None:
 
 def test_a_foreign_or_broken_state_is_refused(tmp_path: Path) -> None:
     trainer = make_trainer(SPEC)
-    trainer.save(tmp_path / "state.pt")
+    write_state(tmp_path / "state.pt", trainer.state())
     other = make_trainer(SPEC.model_copy(update={"trainable": ("decoder",)}))
     with pytest.raises(ValueError, match="another model or freeze policy"):
         other.load(read_state(tmp_path / "state.pt"))
