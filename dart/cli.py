@@ -143,9 +143,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0, or 2 for a mistake of the user, 1 for a failed run."""
     options = create_parser().parse_args(arguments)
     try:
-        from dart import commands
+        from dart.commands import find_command
 
-        return commands.COMMANDS[options.command](options)
+        return find_command(options.command)(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

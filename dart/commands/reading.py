@@ -1,0 +1,147 @@
+"""``dart evaluate``, ``dart predict`` and ``dart variants``."""
+
+from argparse import Namespace
+
+import cv2
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from dart.cameras import load_camera
+from dart.commands.common import make_folder, print_json
+from dart.data.dataset import open_domain
+from dart.domains import check_domain
+from dart.errors import UserError
+from dart.metrics import METRICS
+from dart.models import create_model, list_variants, variant_info
+from dart.models.checkpoint import load_checkpoint
+from dart.models.depth_net import DepthNet
+from dart.pictures import draw_distance
+from dart.protocol import measure, predict
+from dart.recipe import TrainingSpec
+from dart.training.freeze import count_trainable, set_trainable
+
+
+def check_device(options: Namespace) -> str:
+    """Return ``--device``.
+
+    Raises:
+        UserError: If torch cannot use it here.
+    """
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"--device {options.device}: not usable here: {str(error).splitlines()[0]}"
+        ) from error
+    return options.device
+
+
+def mean_errors(model: DepthNet, domain: str, split: str, device: torch.device) -> dict[str, float]:
+    """Return the mean over a split's images of every metric."""
+    data = open_domain(domain, split)
+    errors = measure(data, predict(model, data, device=device))
+    means = errors.groupby("metric", sort=False)["value"].mean()
+    return {str(metric): float(value) for metric, value in means.items()}
+
+
+def evaluate(options: Namespace) -> int:
+    """Print every metric of a checkpoint on domains."""
+    device = torch.device(check_device(options))
+    model = load_checkpoint(options.checkpoint).to(device)
+    means = {}
+    for domain in options.domains:
+        check_domain(domain)
+        means[domain] = mean_errors(model, domain, options.split, device)
+    if options.json:
+        print_json({"checkpoint": options.checkpoint, "split": options.split, "domains": means})
+        return 0
+    table = Table(title=f"{options.checkpoint}: mean over the images of {options.split}")
+    table.add_column("domain")
+    for metric in METRICS:
+        table.add_column(metric, justify="right")
+    for domain, values in means.items():
+        table.add_row(domain, *(f"{values[metric]:.4f}" for metric in METRICS))
+    Console().print(table)
+    return 0
+
+
+def predict_image(options: Namespace) -> int:
+    """Write the distance map of one photograph as a 16-bit PNG and as a colour picture."""
+    if not options.image.is_file():
+        raise UserError(f"{options.image}: no such image")
+    image = cv2.imread(str(options.image), cv2.IMREAD_COLOR_RGB)
+    if image is None:
+        raise UserError(f"{options.image}: not a readable image (PNG, JPEG or what OpenCV reads)")
+    camera = load_camera(options.camera)
+    if camera.size != image.shape[:2]:
+        h, w = camera.size
+        raise UserError(
+            f"{options.camera} is the camera of {w}x{h} images, but {options.image} has "
+            f"{image.shape[1]}x{image.shape[0]}"
+        )
+    if options.width < 32:
+        raise UserError(f"--width {options.width}: expected at least 32 pixels")
+    size = (max(32, round(image.shape[0] * options.width / image.shape[1])), options.width)
+    image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+    camera = camera.resize(size)
+    device = torch.device(check_device(options))
+    model = load_checkpoint(options.checkpoint).to(device).eval()
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float().to(device) / 255
+    with torch.inference_mode():
+        distance = model(pixels, [camera]).distance[0].float().cpu().numpy()
+    valid = camera.valid().numpy()
+    if not valid.any():
+        raise UserError(f"{options.camera}: no pixel of the image lies in the lens's field of view")
+    if not np.isfinite(distance[valid]).all():
+        raise UserError(f"checkpoint {options.checkpoint} gives distances that are not finite")
+    folder = options.out or options.image.parent
+    make_folder(folder)
+    raw = folder / f"{options.image.stem}_distance.png"
+    picture = folder / f"{options.image.stem}_distance_colour.png"
+    millimetres = np.where(valid, distance * 1000, 0).round().clip(0, 65535).astype(np.uint16)
+    if not cv2.imwrite(str(raw), millimetres):
+        raise UserError(f"cannot write {raw}")
+    draw_distance(distance, valid, picture)
+    low, high = distance[valid].min(), distance[valid].max()
+    Console().print(f"{raw} (millimetres along the ray; {low:.2f} to {high:.2f} m)\n{picture}")
+    return 0
+
+
+def variants(options: Namespace) -> int:
+    """Print name, hypothesis, hyperparameters and trainable parameters of every variant."""
+    rows = []
+    for name in list_variants():
+        info = variant_info(name)
+        model = create_model(name)
+        set_trainable(model, ["adapters"])
+        adapters = count_trainable(model)
+        set_trainable(model, TrainingSpec().trainable)
+        rows.append(
+            {
+                "variant": name,
+                "hypothesis": info.hypothesis,
+                "compare_to": info.compare_to,
+                "hyperparameters": {k: h.default for k, h in info.hyperparameters.items()},
+                "adapter_parameters": adapters,
+                "trainable_parameters": count_trainable(model),
+            }
+        )
+    if options.json:
+        print_json({"variants": rows})
+        return 0
+    table = Table(
+        title="variants (trainable: adapters alone / with decoder and scale head)", show_lines=True
+    )
+    for column in ("variant", "hypothesis", "hyperparameters and defaults", "trainable"):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(
+            row["variant"],
+            row["hypothesis"],
+            "\n".join(f"{k}={v}" for k, v in row["hyperparameters"].items()),
+            f"{row['adapter_parameters']:,} /\n{row['trainable_parameters']:,}",
+        )
+    Console().print(table)
+    return 0

@@ -1,0 +1,207 @@
+"""``dart train`` and ``dart pretrain``."""
+
+import json
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from dart.checkpoint_header import hash_checkpoint, read_metadata
+from dart.commands.common import create_progress, make_folder, results_folder
+from dart.commands.reading import check_device, mean_errors
+from dart.data.dataset import open_domain
+from dart.domains import DOMAINS, check_domain
+from dart.errors import UserError, did_you_mean
+from dart.models import NetworkConfig, create_model, list_variants
+from dart.models.checkpoint import load_checkpoint, save_pretrained
+from dart.models.depth_net import DepthNet
+from dart.protocol import run_recipe
+from dart.provenance import describe_environment
+from dart.recipe import ProtocolSpec, Recipe, TrainingSpec
+from dart.seeds import derive_generator
+from dart.studies.plan import create_recipe
+from dart.training.loop import Diverged, Step, Trainer
+from dart.training.pretrain import pretrain
+
+
+def parse_assignments(texts: list[str]) -> dict[str, Any]:
+    """Return ``NAME=VALUE`` texts as a mapping; values are read as YAML scalars.
+
+    Raises:
+        UserError: For a text without ``=``, or a name given twice.
+    """
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UserError(f"--set {text}: expected NAME=VALUE, for example num_queries=16")
+        if name in values:
+            raise UserError(f"--set {name}: given twice")
+        try:
+            values[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(
+                f"--set {text}: the value is not a number, text or truth value"
+            ) from None
+    return values
+
+
+def _recipe(options: Namespace) -> Recipe:
+    for domain in (*options.source, options.target, *options.held_out):
+        check_domain(domain)
+    if options.variant not in list_variants():
+        raise UserError(
+            f"variant {options.variant!r} is not registered; there are: "
+            f"{', '.join(list_variants())}{did_you_mean(options.variant, list_variants())}"
+        )
+    if options.seed < 0:
+        raise UserError(f"--seed {options.seed}: expected at least 0")
+    try:
+        protocol = ProtocolSpec(
+            pretrained=options.pretrained,
+            source=tuple(options.source),
+            target=options.target,
+            held_out=tuple(options.held_out),
+        )
+        training = TrainingSpec(
+            trainable=tuple(options.trainable),
+            steps=options.steps,
+            batch_size=options.batch_size,
+            learning_rate=options.learning_rate,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        if not first["loc"]:  # of several options together
+            raise UserError(first["msg"].removeprefix("Value error, ")) from error
+        place = "--" + str(first["loc"][0]).replace("_", "-")
+        raise UserError(f"{place}: {first['msg']}, not {first['input']!r}") from error
+    return create_recipe(
+        options.variant, parse_assignments(options.set), protocol, training, options.seed
+    )
+
+
+def train(options: Namespace) -> int:
+    """Adapt one variant with one seed and print what came of it."""
+    recipe = _recipe(options)
+    results = results_folder(options)
+    folder = options.out or results / "train" / f"{recipe.variant}-{recipe.key[:8]}"
+    if (folder / "result.json").exists():
+        raise UserError(f"{folder} holds a finished run; choose another --out or delete it")
+    state = folder / "training_state.pt"
+    if state.exists() and not options.resume:
+        raise UserError(f"{folder} holds an interrupted run; add --resume to go on with it")
+    make_folder(folder)
+    make_folder(results)
+    console = Console(stderr=True)
+    with create_progress() as progress:
+        task = progress.add_task(recipe.variant, total=recipe.training.steps)
+        try:
+            result = run_recipe(
+                recipe,
+                folder,
+                results=results,
+                device=check_device(options),
+                state=state,
+                on_step=lambda done, _, loss: progress.update(
+                    task, completed=done, description=f"{recipe.variant}  loss {loss:.4f}"
+                ),
+            )
+        except Diverged as error:
+            console.print(f"failed: {error}")
+            return 1
+    _print_outcome(result)
+    console.print(f"The record lies in {folder}")
+    return 0
+
+
+def _print_outcome(result: Mapping[str, Any]) -> None:
+    metric = result["metric"]
+    table = Table(title=f"{result['variant']}, seed {result['seed']}: {metric} on test scenes")
+    for column in ("domain", "role", "before", "after", "change"):
+        table.add_column(column, justify="left" if column in ("domain", "role") else "right")
+    for name, domain in result["domains"].items():
+        before, after = domain["before"][metric], domain["after"][metric]
+        table.add_row(
+            name, domain["role"], f"{before:.4f}", f"{after:.4f}", f"{after / before - 1:+.1%}"
+        )
+    Console().print(table)
+
+
+def pretrain_source(options: Namespace) -> int:
+    """Train a source network and write it with its recipe and its metrics."""
+    device = torch.device(check_device(options))
+    check_domain(options.domain)
+    try:
+        spec = TrainingSpec(
+            trainable=("encoder", "decoder", "scale_head"),
+            steps=options.steps,
+            batch_size=options.batch_size,
+            learning_rate=options.learning_rate,
+            weight_decay=0.05,
+            colour=0.5,
+            loss=options.loss,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"--{first['loc'][0]}: {first['msg']}".replace("_", "-")) from error
+    data = open_domain(options.domain, "train", folder=options.data)
+    config = NetworkConfig(encoder=options.encoder)
+    model = create_model("none", config=config, generator=derive_generator(options.seed, "init"))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    console = Console(stderr=True)
+
+    def report(done: int, mean: DepthNet) -> None:
+        value = mean_errors(mean, options.domain, "val", device)["abs_rel"]
+        console.print(f"step {done}/{spec.steps}: validation abs_rel {value:.4f}")
+
+    with create_progress() as progress:
+        task = progress.add_task("pretraining", total=spec.steps)
+
+        def on_step(step: Step) -> None:
+            text = f"pretraining  loss {step.loss:.4f}"
+            progress.update(task, completed=step.step + 1, description=text)
+
+        model.to(device=device, memory_format=torch.channels_last).requires_grad_(True)  # pyright: ignore[reportCallIssue]
+        network = pretrain(
+            Trainer(model, data, spec, options.seed, device),
+            state=options.out.with_suffix(".state.pt"),
+            on_step=on_step,
+            on_save=report,
+        )
+    recipe = {
+        "command": "dart pretrain",
+        "domain": options.domain,
+        "frames": len(data),
+        "data": data.fingerprint,
+        "seed": options.seed,
+        "encoder": options.encoder,
+        "training": spec.model_dump(mode="json"),
+        "environment": describe_environment(device=str(device), threads=torch.get_num_threads()),
+    }
+    save_pretrained(network, options.out, metadata={"recipe": recipe})
+    card = write_card(options.out, device=device)
+    console.print(f"{options.out} ({options.out.stat().st_size / 2**20:.1f} MiB) and {card}")
+    return 0
+
+
+def write_card(checkpoint: Path, *, device: torch.device) -> Path:
+    """Write a pretrained checkpoint's recipe and its test metrics beside it, as JSON.
+
+    The file is measured as it lies on disk, in half precision: what an adaptation starts from.
+    """
+    model = load_checkpoint(checkpoint).to(device)
+    card = {
+        "checkpoint": checkpoint.name,
+        "sha256": hash_checkpoint(checkpoint),
+        "recipe": read_metadata(checkpoint)["recipe"],
+        "test": {name: mean_errors(model, name, "test", device) for name in DOMAINS},
+    }
+    path = checkpoint.with_suffix(".json")
+    path.write_text(json.dumps(card, indent=1) + "\n")
+    return path
