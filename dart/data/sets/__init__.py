@@ -1,0 +1,70 @@
+"""Data sets as users have them on disk: each format is one file, read lazily and checked.
+
+Only names lie here, so that asking which formats there are imports no reader.
+"""
+
+import inspect
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dart.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from dart.data.sets.base import DepthDataset
+
+FORMATS: Mapping[str, str] = {
+    "manifest": "manifest:Manifest",
+    "real_triples": "real_triples:RealTriples",
+    "homes": "homes:Homes",
+}
+"""Format -> module of this package and class."""
+
+
+def find_format(name: str, *, where: str = "format") -> "type[DepthDataset]":
+    """Return the class that reads a format.
+
+    Raises:
+        UserError: no format has that name; the text lists those there are.
+    """
+    if name not in FORMATS:
+        raise UserError(
+            f"{where}: unknown format '{name}', allowed are {', '.join(FORMATS)}"
+            f"{did_you_mean(name, FORMATS)}"
+        )
+    module, _, kind = FORMATS[name].partition(":")
+    return getattr(import_module(f"dart.data.sets.{module}"), kind)
+
+
+def open_dataset(
+    path: str | Path,
+    format: str,  # noqa: A002
+    *,
+    split: str | None = None,
+    **options: Any,
+) -> "DepthDataset":
+    """Return a data set on disk; nothing but its listing is read yet.
+
+    Args:
+        path: The set's folder, or the one file that holds or lists it.
+        format: One of ``FORMATS``.
+        split: One of the format's splits; every frame unless given.
+        options: ``evaluation``, ``on_missing`` and what the format itself takes.
+
+    Raises:
+        UserError: an unknown format, split or option, or files that are missing.
+    """
+    kind = find_format(format)
+    allowed = [
+        name
+        for name, parameter in inspect.signature(kind).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    for name in options:
+        if name not in allowed:
+            raise UserError(
+                f"{path}: format {format} has no option '{name}', allowed are "
+                f"{', '.join(allowed)}{did_you_mean(name, allowed)}"
+            )
+    return kind(Path(path), split=split, **options)
