@@ -91,6 +91,7 @@ class Ledger:
             "baseline": spec.baseline,
             "metric": spec.protocol.metric,
             "design": spec.design,
+            "comparison": spec.comparison.model_dump(exclude_none=True),
             "code": {name: info.code for name, info in self.study.variants.items()},
             "proposed": self.proposed,
             "cells": [cell.to_dict() for cell in self.cells.values()],

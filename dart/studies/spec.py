@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from dart.checkpoint_header import read_metadata, resolve_checkpoint
+from dart.comparison import ComparisonSpec
 from dart.domains import check_domain
 from dart.errors import UserError, did_you_mean
 from dart.recipe import ZERO_SHOT, Frozen, ProtocolSpec, TrainingSpec
@@ -165,6 +166,8 @@ class StudySpec(Frozen):
     """``ofat``: one factor at a time; ``factorial``: every combination; ``search``: Optuna."""
     budget: Budget = Budget()
     """Trials and seeds."""
+    comparison: ComparisonSpec = ComparisonSpec()
+    """Levels and margins of the verdicts."""
 
     @model_validator(mode="before")
     @classmethod
@@ -312,6 +315,7 @@ MODELS: Mapping[str, type[BaseModel]] = {
     "protocol": ProtocolSpec,
     "training": TrainingSpec,
     "budget": Budget,
+    "comparison": ComparisonSpec,
 }
 
 
