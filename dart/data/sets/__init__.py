@@ -18,6 +18,20 @@ FORMATS: Mapping[str, str] = {
     "manifest": "manifest:Manifest",
     "real_triples": "real_triples:RealTriples",
     "homes": "homes:Homes",
+    "nyuv2_labelled": "nyuv2:NyuLabelled",
+    "nyuv2_bts": "nyuv2:NyuBts",
+    "kitti_eigen": "kitti:KittiEigen",
+    "kitti360_fisheye": "kitti360:Kitti360Fisheye",
+    "scannetpp_dslr": "scannetpp:ScanNetPPDslr",
+    "woodscape": "woodscape:WoodScape",
+    "synwoodscape": "woodscape:SynWoodScape",
+    "ibims1": "ibims1:Ibims1",
+    "diode": "diode:Diode",
+    "vkitti2": "vkitti2:VirtualKitti2",
+    "hypersim": "hypersim:Hypersim",
+    "tum_rgbd": "tum_rgbd:TumRgbd",
+    "icl_nuim": "tum_rgbd:IclNuim",
+    "matterport_erp": "matterport:MatterportErp",
 }
 """Format -> module of this package and class."""
 
@@ -56,9 +70,16 @@ def open_dataset(
         UserError: an unknown format, split or option, or files that are missing.
     """
     kind = find_format(format)
+    # A format's own options stand in its constructor, what all formats take in the base's.
+    signatures = [
+        inspect.signature(vars(each)["__init__"])
+        for each in kind.__mro__[:-1]
+        if "__init__" in vars(each)
+    ]
     allowed = [
         name
-        for name, parameter in inspect.signature(kind).parameters.items()
+        for signature in signatures
+        for name, parameter in signature.parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     ]
     for name in options:

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from dart.cameras import Camera, Pinhole
-from dart.data.sets.base import DepthDataset, Entry, read_rgb
-from dart.data.sets.parts import make_camera, read_array
+from dart.data.sets.base import DepthDataset, Entry, read_npy, read_rgb
+from dart.data.sets.parts import make_camera
 from dart.errors import UserError
 
 _SIZE = (768, 1024)
@@ -67,11 +67,11 @@ class Diode(DepthDataset):
 
     def _read_map(self, entry: Entry, ending: str) -> np.ndarray:
         path = entry.image.with_name(entry.image.stem + ending)
-        array = read_array(path)
+        array: np.ndarray = read_npy(path)
         if array.ndim == 3 and array.shape[-1] == 1:
             array = array[..., 0]
         if array.ndim != 2:
-            raise UserError(f"'{path}': shape {array.shape}; (h, w) or (h, w, 1) is expected")
+            raise UserError(f"{path}: shape {array.shape}; (h, w) or (h, w, 1) is expected")
         return array
 
     def _read_camera(self, entry: Entry) -> Camera:  # noqa: ARG002

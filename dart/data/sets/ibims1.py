@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float32, UInt8
 from PIL import Image
 
 from dart.cameras import Camera, Pinhole
-from dart.data.sets.base import DepthDataset, Entry, read_png16, read_rgb, resolve_inside
-from dart.data.sets.parts import make_camera, naming, read_lines
+from dart.data.sets.base import DepthDataset, Entry, read_png16, read_rgb
+from dart.data.sets.parts import depth_path, make_camera, read_lines, read_named
 from dart.errors import UserError
 
 _SIZE = (480, 640)
@@ -40,16 +40,15 @@ class Ibims1(DepthDataset):
             yield Entry(
                 key=name,
                 scene=name,
-                image=resolve_inside(folder, f"rgb/{name}.png"),
-                depth=resolve_inside(folder, f"depth/{name}.png"),
+                image=folder / f"rgb/{name}.png",
+                depth=folder / f"depth/{name}.png",
             )
 
     def _read_image(self, entry: Entry) -> UInt8[np.ndarray, "h w 3"]:
         return read_rgb(entry.image)
 
     def _read_depth(self, entry: Entry) -> Float32[np.ndarray, "h w"]:
-        assert entry.depth is not None
-        return (read_png16(entry.depth) * _METRES).astype(np.float32)
+        return (read_png16(depth_path(entry)) * _METRES).astype(np.float32)
 
     def _read_mask(self, entry: Entry) -> Bool[np.ndarray, "h w"] | None:
         return _read_usable(entry, "mask_invalid") & _read_usable(entry, "mask_transp")
@@ -59,7 +58,7 @@ class Ibims1(DepthDataset):
         try:
             fx, fy, cx, cy = (float(text) for text in " ".join(read_lines(path)).split(","))
         except ValueError:
-            raise UserError(f"'{path}': expected 'fx,fy,cx,cy' in pixels") from None
+            raise UserError(f"{path}: expected 'fx,fy,cx,cy' in pixels") from None
         return make_camera(Pinhole, (fx, fy, cx, cy), _SIZE, centres="integer")
 
 
@@ -70,4 +69,4 @@ def _read_usable(entry: Entry, folder: str) -> Bool[np.ndarray, "h w"]:
         with Image.open(path) as mask:
             return np.asarray(mask.convert("L")) > 0
 
-    return naming(path, "a picture", read)
+    return read_named(path, "a picture", read)

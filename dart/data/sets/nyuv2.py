@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float32, UInt8
 from scipy.io import loadmat
 
 from dart.cameras import Camera, Pinhole
-from dart.data.sets.base import DepthDataset, Entry, read_png16, read_rgb, resolve_inside
-from dart.data.sets.parts import make_camera, naming, read_hdf5, read_pairs
+from dart.data.sets.base import DepthDataset, Entry, read_hdf5, read_png16, read_rgb
+from dart.data.sets.parts import depth_path, make_camera, read_named, read_pairs
 from dart.errors import UserError
 
 _SIZE = (480, 640)
@@ -59,8 +59,8 @@ class NyuLabelled(_Nyu):
         super().__init__(root, **options)
 
     def _list(self) -> Iterable[Entry]:
-        path = resolve_inside(self.root, "nyu_depth_v2_labeled.mat")
-        scenes = naming(path, "HDF5", lambda: _read_scenes(path))
+        path = self.root / "nyu_depth_v2_labeled.mat"
+        scenes = read_named(path, "HDF5", lambda: _read_scenes(path))
         for index in self._indices(len(scenes)):
             yield Entry(
                 key=f"{scenes[index]}/{index + 1:04d}",
@@ -73,11 +73,11 @@ class NyuLabelled(_Nyu):
     def _indices(self, count: int) -> list[int]:
         if self.split is None:
             return list(range(count))
-        path = resolve_inside(self.root, "splits.mat")
+        path = self.root / "splits.mat"
         name = f"{self.split}Ndxs"
-        numbers = naming(path, "a MATLAB file", lambda: loadmat(path)[name].ravel())
+        numbers = read_named(path, "a MATLAB file", lambda: loadmat(path)[name].ravel())
         if len(numbers) and not 1 <= numbers.min() <= numbers.max() <= count:
-            raise UserError(f"'{path}': {name} must lie in 1..{count}")
+            raise UserError(f"{path}: {name} must lie in 1..{count}")
         return [int(number) - 1 for number in numbers]
 
     def _read_image(self, entry: Entry) -> UInt8[np.ndarray, "h w 3"]:
@@ -106,22 +106,18 @@ class NyuBts(_Nyu):
     def _list(self) -> Iterable[Entry]:
         folders = {"train": "sync", "test": "official_splits/test"}
         for split in [self.split] if self.split else self.splits:
-            lines = resolve_inside(self.root, f"nyudepthv2_{split}_files_with_gt.txt")
+            lines = self.root / f"nyudepthv2_{split}_files_with_gt.txt"
             for image, depth in read_pairs(lines):
+                folder = self.root / folders[split]
                 yield Entry(
                     key=f"{split}/{image}",
                     scene=f"{split}/{Path(image).parent}",
-                    image=resolve_inside(self.root, f"{folders[split]}/{image}"),
-                    depth=resolve_inside(self.root, f"{folders[split]}/{depth}") if depth else None,
+                    image=folder / image,
+                    depth=folder / depth if depth else None,
                 )
 
     def _read_image(self, entry: Entry) -> UInt8[np.ndarray, "h w 3"]:
         return read_rgb(entry.image)
 
     def _read_depth(self, entry: Entry) -> Float32[np.ndarray, "h w"]:
-        return read_png16(_depth_of(entry)).astype(np.float32) / _MILLIMETRES
-
-
-def _depth_of(entry: Entry) -> Path:
-    assert entry.depth is not None
-    return entry.depth
+        return read_png16(depth_path(entry)).astype(np.float32) / _MILLIMETRES

@@ -15,7 +15,7 @@ from jaxtyping import Float32, UInt8
 
 from dart.cameras import Camera, Pinhole
 from dart.data.sets.base import DepthDataset, Entry, read_png16, read_rgb
-from dart.data.sets.parts import make_camera, read_lines
+from dart.data.sets.parts import depth_path, make_camera, read_lines
 from dart.errors import UserError
 
 _SIZE = (375, 1242)
@@ -48,7 +48,7 @@ class VirtualKitti2(DepthDataset):
             camera, frame = int(match[1]), int(match[2])
             if (frame, camera) not in intrinsics[variation]:
                 raise UserError(
-                    f"'{variation / 'intrinsic.txt'}' has no camera {camera} of frame {frame}"
+                    f"{variation / 'intrinsic.txt'}: no camera {camera} of frame {frame}"
                 )
             yield Entry(
                 key=image.relative_to(self.root).with_suffix("").as_posix(),
@@ -62,8 +62,7 @@ class VirtualKitti2(DepthDataset):
         return read_rgb(entry.image)
 
     def _read_depth(self, entry: Entry) -> Float32[np.ndarray, "h w"]:
-        assert entry.depth is not None
-        stored = read_png16(entry.depth)
+        stored = read_png16(depth_path(entry))
         return np.where(stored == _SKY, 0, stored).astype(np.float32) / _CENTIMETRES
 
     def _read_camera(self, entry: Entry) -> Camera:
@@ -80,7 +79,7 @@ def _read_intrinsics(path: Path) -> dict[tuple[int, int], Camera]:
             frame, number, *params = (float(text) for text in line.split())
             fx, fy, cx, cy = params
         except ValueError:
-            raise UserError(f"'{path}': '{line[:80]}' must be six numbers") from None
+            raise UserError(f"{path}: '{line[:80]}' must be six numbers") from None
         values = (fx, fy, cx, cy)
         if values not in known:
             known[values] = make_camera(Pinhole, values, _SIZE, centres="integer")
