@@ -76,6 +76,8 @@ class RawFrame:
     camera: Camera
     mask: Bool[ndarray, "h w"] | None
     """False where the set itself says that a pixel does not count."""
+    convention: Literal["z", "range"]
+    """Depth along the optical axis, or distance along the ray."""
 
 
 # Not Sequence[Sample]: a run-time checker would then decode a frame wherever a set is passed.
@@ -95,10 +97,10 @@ class DepthDataset(Sequence, ABC):
     """
 
     name: ClassVar[str]
-    splits: ClassVar[tuple[str, ...]] = ()
+    splits: tuple[str, ...] = ()
     """The format's own splits; empty where it has none."""
     convention: Literal["z", "range"]
-    """Depth along the optical axis, or distance along the ray."""
+    """Depth along the optical axis, or distance along the ray, where all frames agree."""
     min_distance: float
     """Smallest depth that counts, in metres and the set's own convention."""
     max_distance: float
@@ -154,6 +156,10 @@ class DepthDataset(Sequence, ABC):
     def _read_mask(self, entry: Entry) -> Bool[ndarray, "h w"] | None:  # noqa: ARG002
         """Return False where a pixel does not count (vehicle, glass); None: all count."""
         return None
+
+    def _convention_of(self, entry: Entry) -> Literal["z", "range"]:  # noqa: ARG002
+        """Return the frame's convention, for sets that mix both."""
+        return self.convention
 
     def _crop(self, size: tuple[int, int]) -> Bool[ndarray, "h w"] | None:  # noqa: ARG002
         """Return the pixels that the field's protocol evaluates; None: all."""
@@ -212,7 +218,7 @@ class DepthDataset(Sequence, ABC):
         if not counted.any():
             raise UserError(f"{entry.depth}: {self._explain(raw, counted=circle)}")
         depth = np.where(counted, raw.depth, 0).astype(np.float64)
-        if self.convention == "z":
+        if raw.convention == "z":
             depth /= np.where(counted, cosine, 1)
         return Sample(
             image=torch.from_numpy(raw.image).permute(2, 0, 1).contiguous().float() / 255,
@@ -245,7 +251,13 @@ class DepthDataset(Sequence, ABC):
                     f"{path}: {kind} of {_pixels(values.shape)}, but the image {entry.image.name} "
                     f"has {_pixels(size)}"
                 )
-        return RawFrame(image=image, depth=depth, camera=camera, mask=mask)
+        return RawFrame(
+            image=image,
+            depth=depth,
+            camera=camera,
+            mask=mask,
+            convention=self._convention_of(entry),
+        )
 
     def _lens(self, camera: Camera) -> tuple[Float[ndarray, "h w"], Bool[ndarray, "h w"]]:
         """Return z of every pixel's unit ray, and which pixels lie in the image circle."""
@@ -266,7 +278,7 @@ class DepthDataset(Sequence, ABC):
             counted = np.isfinite(depth) & (depth > 0)
             counted &= (depth >= self.min_distance) & (depth <= self.max_distance)
         counted &= circle
-        if self.convention == "z":
+        if raw.convention == "z":
             counted &= cosine > SMALLEST_COSINE
         for mask in (raw.mask, self._crop(depth.shape) if self.evaluation else None):
             if mask is not None:

@@ -3,6 +3,7 @@
 Nothing stays open, and no library writes to the terminal. Axis letters: ``h w`` pixels.
 """
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,23 @@ def read_png16(path: Path) -> UInt16[ndarray, "h w"]:
     if not picture.mode.startswith("I"):
         raise UserError(f"{path}: pixels of kind {picture.mode}, a depth picture has 16-bit grey")
     return np.array(picture).astype(np.uint16)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the mapping that a JSON file holds.
+
+    Raises:
+        UserError: the file is missing, not JSON or not a mapping.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not valid JSON ({str(error).splitlines()[0]})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a mapping, got {type(content).__name__}")
+    return content
 
 
 def read_npy(path: Path) -> ndarray[Any, Any]:
