@@ -1,78 +1,24 @@
-"""Samples of the built-in domains: a picture, exact distances, and the camera that saw them.
+"""Samples of the built-in domains, read from rendered frames.
 
 Axis letters: ``b`` batch, ``h w`` pixels.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import overload
 
-import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from dart.cameras import Camera, camera_from_dict
 from dart.data.frames import FrameStore, decode_image, decode_range
+from dart.data.sample import Batch, Sample, collate
 from dart.domains import find_frames, index_fingerprint
 from dart.errors import UserError
 
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """One frame."""
-
-    image: Float[Tensor, "3 h w"]
-    """RGB, 0..1."""
-    distance: Float[Tensor, "h w"]
-    """Metres along the ray; 0 where not valid."""
-    valid: Bool[Tensor, "h w"]
-    camera: Camera
-    key: str
-    """Name of the frame, unlike that of any other."""
-    scene: int
-    """Frames of one scene share this number: statistics count scenes, not frames."""
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Several frames of one size."""
-
-    image: Float[Tensor, "b 3 h w"]
-    distance: Float[Tensor, "b h w"]
-    valid: Bool[Tensor, "b h w"]
-    cameras: tuple[Camera, ...]
-    keys: tuple[str, ...]
-    scenes: tuple[int, ...]
-
-    def to(self, device: torch.device) -> "Batch":
-        """Return the batch with its tensors on ``device``; cameras stay where they are."""
-        return replace(
-            self,
-            image=self.image.to(device),
-            distance=self.distance.to(device),
-            valid=self.valid.to(device),
-        )
-
-
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Return the samples as one batch.
-
-    Raises:
-        ValueError: no samples, or samples of different sizes.
-    """
-    sizes = {tuple(sample.image.shape[-2:]) for sample in samples}
-    if len(sizes) != 1:
-        raise ValueError(f"a batch needs samples of one size, got {sorted(sizes)}")
-    return Batch(
-        image=torch.stack([sample.image for sample in samples]),
-        distance=torch.stack([sample.distance for sample in samples]),
-        valid=torch.stack([sample.valid for sample in samples]),
-        cameras=tuple(sample.camera for sample in samples),
-        keys=tuple(sample.key for sample in samples),
-        scenes=tuple(sample.scene for sample in samples),
-    )
+__all__ = ["Batch", "FrameDataset", "Sample", "collate", "open_domain"]
 
 
 # Not Sequence[Sample]: a run-time checker would then decode a frame wherever a set is passed.

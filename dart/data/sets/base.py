@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 
 from dart.cameras import Camera
-from dart.data.dataset import Sample
+from dart.data.sample import Sample
 from dart.data.sets.files import (
     FilesInside,
     read_hdf5,
