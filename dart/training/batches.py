@@ -1,16 +1,12 @@
-"""Batches as a pure function of seed and step, so that a resumed run sees what it would have seen.
-
-Axes: ``b`` images, ``c`` colours, ``h w`` pixels.
-"""
+"""Batches as a pure function of seed and step: a resumed run sees what it would have seen."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
-from jaxtyping import Float
-from torch import Generator, Tensor
 
-from dart.data.dataset import Batch, Sample, collate
+from dart.data.sample import Batch, Sample, collate
+from dart.data.transforms import colour as change_colours
+from dart.data.transforms import flip
 from dart.seeds import derive_generator
 
 
@@ -30,32 +26,6 @@ def batch_indices(length: int, *, batch_size: int, seed: int, step: int) -> list
     return [orders[position // length][position % length] for position in positions]
 
 
-def flip(sample: Sample) -> Sample:
-    """Return the sample mirrored left to right, its camera with it; distances stay exact."""
-    return replace(
-        sample,
-        image=sample.image.flip(-1),
-        distance=sample.distance.flip(-1),
-        valid=sample.valid.flip(-1),
-        camera=sample.camera.flip(),
-    )
-
-
-def change_colour(
-    image: Float[Tensor, "c h w"], *, strength: float, generator: Generator
-) -> Float[Tensor, "c h w"]:
-    """Return ``image`` with another gamma, contrast and white balance.
-
-    Args:
-        strength: 1 lets gamma, contrast and each colour change by a factor of up to 1.5.
-    """
-    c = image.shape[0]
-    factors = (1.5 ** (strength * (2 * torch.rand(2 + c, generator=generator) - 1))).to(image)
-    mean = image.mean()
-    image = (image - mean) * factors[1] + mean
-    return (image * factors[2:, None, None]).clamp(0, 1) ** factors[0]
-
-
 def draw_batch(
     data: Sequence[Sample], *, batch_size: int, seed: int, step: int, flips: bool, colour: float
 ) -> Batch:
@@ -63,7 +33,7 @@ def draw_batch(
 
     Args:
         flips: Mirror each image with probability one half.
-        colour: Strength of ``change_colour``; 0 leaves colours alone.
+        colour: Strength of ``transforms.colour``; 0 leaves colours alone.
     """
     generator = derive_generator(seed, "augmentation", step)
     samples = []
@@ -72,7 +42,6 @@ def draw_batch(
         if flips and float(torch.rand((), generator=generator)) < 0.5:
             sample = flip(sample)
         if colour:
-            image = change_colour(sample.image, strength=colour, generator=generator)
-            sample = replace(sample, image=image)
+            sample = change_colours(sample, strength=colour, generator=generator)
         samples.append(sample)
     return collate(samples)

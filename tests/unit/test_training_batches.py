@@ -5,8 +5,9 @@ import torch
 
 from dart.cameras import Pinhole
 from dart.data.dataset import Sample
+from dart.data.transforms import change_colour, flip
 from dart.seeds import derive_seed
-from dart.training.batches import batch_indices, change_colour, draw_batch, flip
+from dart.training.batches import batch_indices, draw_batch
 
 
 def make_sample(index: int) -> Sample:
