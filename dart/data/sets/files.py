@@ -63,8 +63,8 @@ def resolve_inside(root: Path, relative: str | Path, *, where: str = "") -> Path
 
 def _open_picture(path: Path) -> Image.Image:
     try:
-        picture = Image.open(path)
-        picture.load()
+        with Image.open(path) as picture:
+            picture.load()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
@@ -114,7 +114,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_npy(path: Path) -> ndarray[Any, Any]:
+def read_npy(path: Path) -> ndarray:
     """Return the array of a ``.npy`` file, mapped into memory rather than read.
 
     Raises:
@@ -128,7 +128,7 @@ def read_npy(path: Path) -> ndarray[Any, Any]:
         raise UserError(f"{path}: not a whole .npy file ({str(error).splitlines()[0]})") from None
 
 
-def read_hdf5(path: Path, key: str, index: int | None = None) -> ndarray[Any, Any]:
+def read_hdf5(path: Path, key: str, index: int | None = None) -> ndarray:
     """Return a data set of an HDF5 file, or one item along its first axis.
 
     The file is opened and closed again: a handle must not be shared with a forked worker.
