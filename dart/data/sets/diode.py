@@ -32,7 +32,7 @@ class Diode(DepthDataset):
 
     name: ClassVar[str] = "diode"
     convention = "z"
-    splits: ClassVar[tuple[str, ...]] = ("train", "val")
+    splits = ("train", "val")
     min_distance = 0.6
     max_distance = max(_FARTHEST.values())
 

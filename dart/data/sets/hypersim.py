@@ -35,7 +35,7 @@ class Hypersim(DepthDataset):
 
     name: ClassVar[str] = "hypersim"
     convention = "range"
-    splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+    splits = ("train", "val", "test")
     min_distance = 1e-3
     max_distance = 50.0
 

@@ -26,7 +26,7 @@ class Ibims1(DepthDataset):
 
     name: ClassVar[str] = "ibims1"
     convention = "z"
-    splits: ClassVar[tuple[str, ...]] = ()
+    splits = ()
     min_distance = 0.005
     max_distance = 25.0
 

@@ -39,7 +39,7 @@ class KittiEigen(DepthDataset):
 
     name: ClassVar[str] = "kitti_eigen"
     convention = "z"
-    splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    splits = ("train", "test")
     min_distance = 1e-3
     max_distance = 80.0
 

@@ -38,7 +38,7 @@ class Kitti360Fisheye(DepthDataset):
 
     name: ClassVar[str] = "kitti360_fisheye"
     convention = "range"
-    splits: ClassVar[tuple[str, ...]] = ("train", "val")
+    splits = ("train", "val")
     min_distance = 0.01
     max_distance = 80.0
 

@@ -30,7 +30,7 @@ class MatterportErp(DepthDataset):
 
     name: ClassVar[str] = "matterport_erp"
     convention = "range"
-    splits: ClassVar[tuple[str, ...]] = ()
+    splits = ()
     min_distance = 0.01
     max_distance = 10.0
 

@@ -27,7 +27,7 @@ _MILLIMETRES = 1000.0
 
 class _Nyu(DepthDataset):
     convention = "z"
-    splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    splits = ("train", "test")
     min_distance = 1e-3
     max_distance = 10.0
 

@@ -24,7 +24,7 @@ class ScanNetPPDslr(DepthDataset):
 
     name: ClassVar[str] = "scannetpp_dslr"
     convention = "z"
-    splits: ClassVar[tuple[str, ...]] = ("train", "val")
+    splits = ("train", "val")
     min_distance = 1e-3
     max_distance = 10.0
 

@@ -11,7 +11,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -36,7 +36,7 @@ _ICL = (481.20, 480.0, 319.5, 239.5)
 
 
 class _Sequences(DepthDataset):
-    splits: ClassVar[tuple[str, ...]] = ()
+    splits = ()
     min_distance = 1e-3
     max_distance = 10.0
 
@@ -46,9 +46,11 @@ class _Sequences(DepthDataset):
         return [path for path in candidates if any(any(path.glob(name)) for name in names)]
 
     def _entry(self, folder: Path, image: str, depth: str) -> Entry:
+        # The root may be given as '.', and its name tells the camera.
+        scene = folder.resolve().name
         return Entry(
-            key=f"{folder.name}/{Path(image).stem}",
-            scene=folder.name,
+            key=f"{scene}/{Path(image).stem}",
+            scene=scene,
             image=folder / image,
             depth=folder / depth,
         )
@@ -100,17 +102,10 @@ class IclNuim(_Sequences):
     """Sequence folders with ``associations.txt``, or with POV-Ray's ``.depth`` files."""
 
     name: ClassVar[str] = "icl_nuim"
-
-    def __init__(self, root: Path, **options: Any) -> None:
-        self.convention = "z"
-        super().__init__(root, **options)
+    convention = "z"
 
     def _list(self) -> Iterable[Entry]:
-        rendered = self._folders("*.depth")
-        self.convention = "range" if rendered else "z"
-        if rendered and self._folders("associations.txt"):
-            raise UserError(f"{self.root}: holds z (PNG) and range (.depth); open them one by one")
-        for folder in rendered:
+        for folder in self._folders("*.depth"):
             for depth in sorted(folder.glob("*.depth")):
                 yield self._entry(folder, f"{depth.stem}.png", depth.name)
         for folder in self._folders("associations.txt"):
@@ -120,6 +115,9 @@ class IclNuim(_Sequences):
                 if len(images) != 1 or len(depths) != 1:
                     raise UserError(f"{folder / 'associations.txt'}: '{line[:80]}' names no pair")
                 yield self._entry(folder, images[0], depths[0])
+
+    def _convention_of(self, entry: Entry) -> Literal["z", "range"]:
+        return "range" if depth_path(entry).suffix == ".depth" else "z"
 
     def _read_depth(self, entry: Entry) -> Float32[np.ndarray, "h w"]:
         path = depth_path(entry)

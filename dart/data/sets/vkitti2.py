@@ -32,7 +32,7 @@ class VirtualKitti2(DepthDataset):
 
     name: ClassVar[str] = "vkitti2"
     convention = "z"
-    splits: ClassVar[tuple[str, ...]] = ()
+    splits = ()
     min_distance = 1e-3
     max_distance = 80.0
 

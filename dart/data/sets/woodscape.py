@@ -29,7 +29,7 @@ class WoodScape(DepthDataset):
 
     name: ClassVar[str] = "woodscape"
     convention = "range"
-    splits: ClassVar[tuple[str, ...]] = ()
+    splits = ()
     min_distance = 0.01
     max_distance = 80.0
 

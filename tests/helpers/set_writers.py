@@ -1,0 +1,452 @@
+"""Data sets of one or two frames, written in exactly the published formats.
+
+Every set shows the same tilted plane. Rays are computed here from each format's own formulas and
+pixel convention, so that the readers' cameras are checked against something else than themselves.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import h5py
+import numpy as np
+import OpenEXR
+from PIL import Image
+from scipy.io import savemat
+
+from tests.helpers.set_files import (
+    HOLES,
+    Pixels,
+    Published,
+    angle_of,
+    picture,
+    pinhole_rays,
+    pixel_grid,
+    plane_depth,
+    polar_rays,
+    quantise,
+    unit,
+    write_npy,
+    write_picture,
+    write_png16,
+    write_text,
+)
+
+NYU = (518.8579, 519.4696, 325.5824, 253.7362)
+
+
+def nyuv2_labelled(root: Path) -> Published:
+    """Two frames; the file's axes run backwards, as MATLAB's do."""
+    size = (480, 640)
+    rays = pinhole_rays(size, NYU, first_centre=0.0)
+    raw = plane_depth(rays, convention="z", plane=3.0).astype(np.float32)
+    path = root / "nyu_depth_v2_labeled.mat"
+    with h5py.File(path, "w") as file:
+        file["images"] = np.stack([picture(size).transpose(2, 1, 0)] * 2)
+        file["rawDepths"] = np.stack([raw.T, raw.T])
+        file["depths"] = np.stack([np.full((640, 480), 2.0, np.float32)] * 2)
+        names = ["kitchen_0004", "office_0012"]
+        references = np.empty((1, 2), dtype=h5py.ref_dtype)
+        for number, name in enumerate(names):
+            text = np.array([[ord(letter)] for letter in name], dtype=np.uint16)
+            references[0, number] = file.create_dataset(f"#refs#/{number}", data=text).ref
+        file.create_dataset("scenes", data=references)
+    savemat(root / "splits.mat", {"trainNdxs": np.array([[2]]), "testNdxs": np.array([[1]])})
+    return Published(
+        root, rays, raw, 1e-6, path, path, listed=("kitchen_0004/0001", "office_0012/0002")
+    )
+
+
+def nyuv2_bts(root: Path) -> Published:
+    size = (480, 640)
+    rays = pinhole_rays(size, NYU, first_centre=0.0)
+    stored = quantise(plane_depth(rays, convention="z", plane=3.0), 1e-3)
+    for folder in ("sync/kitchen_0028b", "official_splits/test/bathroom"):
+        write_picture(root / folder / "rgb_00045.jpg", size)
+        write_png16(root / folder / "sync_depth_00045.png", stored * 1000)
+    for split, scene in (("train", "/kitchen_0028b"), ("test", "bathroom")):
+        line = f"{scene}/rgb_00045.jpg {scene}/sync_depth_00045.png 518.8579"
+        write_text(root / f"nyudepthv2_{split}_files_with_gt.txt", line)
+    folder = root / "sync/kitchen_0028b"
+    return Published(
+        root,
+        rays,
+        stored,
+        1e-3,
+        folder / "sync_depth_00045.png",
+        folder / "rgb_00045.jpg",
+        listed=("train/kitchen_0028b/rgb_00045.jpg", "test/bathroom/rgb_00045.jpg"),
+    )
+
+
+KITTI = (721.5377, 721.5377, 609.5593, 172.854)
+
+
+def kitti_eigen(root: Path) -> Published:
+    """A frame of 375 x 1242 in each split, one without depth in the test list."""
+    full, size, corner = (375, 1242), (352, 1216), (23, 13)
+    rays = pinhole_rays(full, KITTI, first_centre=0.0)
+    stored = quantise(plane_depth(rays, convention="z", plane=3.0), 1 / 256)
+    frames: list[tuple[Path, Path]] = []
+    for drive, number in (("0002", 69), ("0009", 3)):
+        name = f"2011_09_26_drive_{drive}_sync"
+        image = root / f"2011_09_26/{name}/image_02/data/{number:010d}.png"
+        depth = root / f"{name}/proj_depth/groundtruth/image_02/{number:010d}.png"
+        frames.append((write_picture(image, full), write_png16(depth, stored * 256)))
+    lines = [f"{i.relative_to(root)} {d.relative_to(root)} 721.5377" for i, d in frames]
+    none = "2011_09_26/2011_09_26_drive_0009_sync/image_02/data/0000000004.png None 721.5377"
+    write_text(root / "eigen_test_files_with_gt.txt", lines[0], none)
+    write_text(root / "eigen_train_files_with_gt.txt", lines[1])
+    fx, fy, cx, cy = KITTI
+    write_text(
+        root / "2011_09_26/calib_cam_to_cam.txt",
+        "calib_time: 09-Jan-2012 13:57:47",
+        "corner_dist: 9.950000e-02",
+        f"S_02: {1.392e3:e} {5.12e2:e}",
+        "S_rect_02: 1.242000e+03 3.750000e+02",
+        f"P_rect_02: {fx:e} 0.0 {cx:e} 4.485728e+01 0.0 {fy:e} {cy:e} 2.163791e-01 0.0 0.0 1.0 0.0",
+    )
+    window = (slice(corner[0], corner[0] + size[0]), slice(corner[1], corner[1] + size[1]))
+    return Published(
+        root,
+        rays[window],
+        stored[window],
+        1 / 256,
+        frames[0][1],
+        frames[0][0],
+        options={"split": "test"},
+        listed=(frames[0][0].relative_to(root).as_posix(),),
+    )
+
+
+MEI = {"xi": 2.2134, "k1": 0.0168, "k2": 1.6548, "p1": 4.2e-4, "p2": -7.0e-4}
+
+
+def mei_rays(size: tuple[int, int], gamma: tuple[float, ...], lens: Mapping[str, float]) -> Pixels:
+    """Return rays of Mei's model by fixed-point iteration; NaN outside its field of view."""
+    u, v = pixel_grid(size)
+    wanted_x, wanted_y = (u - gamma[2]) / gamma[0], (v - gamma[3]) / gamma[1]
+    x, y = wanted_x.copy(), wanted_y.copy()
+    k1, k2, p1, p2, xi = (lens[name] for name in ("k1", "k2", "p1", "p2", "xi"))
+    for _ in range(300):
+        square = x**2 + y**2
+        shrink = 1 + k1 * square + k2 * square**2
+        x = (wanted_x - 2 * p1 * x * y - p2 * (square + 2 * x**2)) / shrink
+        y = (wanted_y - p1 * (square + 2 * y**2) - 2 * p2 * x * y) / shrink
+    square = x**2 + y**2
+    with np.errstate(invalid="ignore"):
+        factor = (xi + np.sqrt(1 + (1 - xi**2) * square)) / (1 + square)
+    return np.stack([factor * x, factor * y, factor - xi], axis=-1)
+
+
+def kitti360_fisheye(root: Path) -> Published:
+    """Scaled to 140 x 140 pixels; drive 0000 (frames 10 and 11) and drive 0002."""
+    size, gamma = (140, 140), (133.63, 133.58, 71.69, 70.58)
+    rays = mei_rays(size, gamma, MEI)
+    stored = quantise(plane_depth(rays, convention="range", plane=3.0), 1 / 256)
+    write_text(
+        root / "calibration/image_02.yaml",
+        "%YAML:1.0",
+        "---",
+        "model_type: MEI",
+        "camera_name: image_02",
+        "image_width: 140",
+        "image_height: 140",
+        "mirror_parameters:",
+        f"   xi: {MEI['xi']}",
+        "distortion_parameters:",
+        *(f"   {name}: {MEI[name]}" for name in ("k1", "k2", "p1", "p2")),
+        "projection_parameters:",
+        *(f"   {n}: {g}" for n, g in zip(("gamma1", "gamma2", "u0", "v0"), gamma, strict=True)),
+    )
+    keys: list[str] = []
+    for drive, frame in (("0000", 10), ("0000", 11), ("0002", 5)):
+        folder = f"data_2d_raw/2013_05_28_drive_{drive}_sync/image_02"
+        write_picture(root / folder / f"data_rgb/{frame:010d}.png", size)
+        write_png16(root / folder / f"proj_depth/{frame:010d}.png", stored * 256)
+        keys.append(f"{folder}/data_rgb/{frame:010d}")
+    folder = root / "data_2d_raw/2013_05_28_drive_0000_sync/image_02"
+    return Published(
+        root,
+        rays,
+        stored,
+        1 / 256,
+        folder / "proj_depth/0000000010.png",
+        folder / "data_rgb/0000000010.png",
+        convention="range",
+        listed=tuple(keys),
+    )
+
+
+def scannetpp_dslr(root: Path) -> Published:
+    """A fisheye of 176 x 116 pixels, COLMAP's pixel centres (+0.5)."""
+    size, k = (116, 176), (0.035, -0.016, 0.004, -0.0004)
+    fx, fy, cx, cy = 79.5, 79.3, 88.3, 57.6
+    u, v = pixel_grid(size)
+    x, y = (u + 0.5 - cx) / fx, (v + 0.5 - cy) / fy
+
+    def grows(theta: Pixels) -> Pixels:
+        return theta * (1 + sum(c * theta ** (2 * n + 2) for n, c in enumerate(k)))
+
+    rays = polar_rays(x, y, angle_of(np.hypot(x, y), grows, limit=1.8))
+    stored = quantise(plane_depth(rays, convention="z", plane=3.0), 1e-3)
+    folder = root / "data/0a5c013435/dslr"
+    image = write_picture(folder / "resized_images/DSC00001.JPG", size)
+    depth = write_png16(folder / "render_depth/DSC00001.png", stored * 1000)
+    transforms = {
+        "fl_x": fx,
+        "fl_y": fy,
+        "cx": cx,
+        "cy": cy,
+        "w": size[1],
+        "h": size[0],
+        **{f"k{number + 1}": value for number, value in enumerate(k)},
+        "camera_model": "OPENCV_FISHEYE",
+        "frames": [{"file_path": "DSC00001.JPG", "transform_matrix": np.eye(4).tolist()}],
+        "test_frames": [],
+    }
+    write_text(folder / "nerfstudio/transforms.json", json.dumps(transforms))
+    write_text(root / "splits/nvs_sem_train.txt", "0a5c013435")
+    write_text(root / "splits/nvs_sem_val.txt", "not_downloaded")
+    return Published(root, rays, stored, 1e-3, depth, image, listed=("0a5c013435/DSC00001",))
+
+
+def woodscape_calibration(size: tuple[int, int]) -> dict[str, Any]:
+    return {
+        "extrinsic": {"quaternion": [0.5946, -0.5837, 0.3966, -0.3854], "translation": [3.7, 0, 1]},
+        "intrinsic": {
+            "model": "radial_poly",
+            "poly_order": 4,
+            "k1": 33.9749,
+            "k2": -3.1989,
+            "k3": 4.8279,
+            "k4": -0.9203,
+            "aspect_ratio": 1.002,
+            "cx_offset": 0.3942,
+            "cy_offset": -0.3093,
+            "width": size[1],
+            "height": size[0],
+        },
+        "name": "FV",
+    }
+
+
+def woodscape_rays(size: tuple[int, int]) -> Pixels:
+    lens = woodscape_calibration(size)["intrinsic"]
+    u, v = pixel_grid(size)
+    x = u - lens["cx_offset"] - size[1] / 2 + 0.5
+    y = (v - lens["cy_offset"] - size[0] / 2 + 0.5) / lens["aspect_ratio"]
+
+    def grows(theta: Pixels) -> Pixels:
+        return sum(lens[f"k{n}"] * theta**n for n in (1, 2, 3, 4)) + 0 * theta
+
+    return polar_rays(x, y, angle_of(np.hypot(x, y), grows, limit=2.0))
+
+
+def synwoodscape(root: Path) -> Published:
+    """128 x 96 pixels: front (and BEV) of one instant, calibration once a camera."""
+    size = (96, 128)
+    rays = woodscape_rays(size)
+    stored = plane_depth(rays, convention="range", plane=3.0).astype(np.float32)
+    sky = stored.copy()
+    sky[HOLES] = 1000.0
+    write_text(root / "calibration_data/FV.json", json.dumps(woodscape_calibration(size)))
+    for view in ("FV", "BEV"):
+        write_picture(root / f"rgb_images/00000_{view}.png", size)
+        write_npy(root / f"depth_maps/raw_data/00000_{view}.npy", sky)
+    return Published(
+        root,
+        rays,
+        stored,
+        1e-6,
+        root / "depth_maps/raw_data/00000_FV.npy",
+        root / "rgb_images/00000_FV.png",
+        convention="range",
+        listed=("00000_FV",),
+    )
+
+
+def ibims1(root: Path) -> Published:
+    size, quantum = (480, 640), 50 / 65535
+    params = (550.39, 548.55, 320.24, 240.88)
+    rays = pinhole_rays(size, params, first_centre=0.0)
+    stored = quantise(plane_depth(rays, convention="z", plane=3.0), quantum)
+    hidden = stored.copy()
+    hidden[HOLES] = 2.0
+    folder = root / "ibims1_core_raw"
+    image = write_picture(folder / "rgb/corridor_01.png", size)
+    depth = write_png16(folder / "depth/corridor_01.png", hidden / quantum)
+    usable = np.ones(size, dtype=bool)
+    usable[HOLES] = False
+    halves = [usable.copy(), usable.copy()]
+    halves[0][:, 60:], halves[1][:, :60] = True, True
+    for name, mask in zip(("mask_invalid", "mask_transp"), halves, strict=True):
+        (folder / name).mkdir()
+        Image.fromarray(mask).save(folder / name / "corridor_01.png")
+    write_text(folder / "calib/corridor_01.txt", ",".join(map(str, params)))
+    write_text(root / "imagelist.txt", "corridor_01")
+    return Published(root, rays, stored, quantum, depth, image, listed=("corridor_01",))
+
+
+def diode(root: Path) -> Published:
+    size = (768, 1024)
+    rays = pinhole_rays(size, (886.81, 927.06, 512.0, 384.0), first_centre=0.5)
+    stored = plane_depth(rays, convention="z", plane=3.0).astype(np.float32)
+    hidden, mask = stored.copy(), np.ones(size, dtype=np.float64)
+    hidden[HOLES], mask[HOLES] = 2.0, 0.0
+    folder = root / "val/indoors/scene_00019/scan_00183"
+    image = write_picture(folder / "00019_00183_indoors_000_010.png", size)
+    depth = write_npy(folder / f"{image.stem}_depth.npy", hidden[..., None])
+    write_npy(folder / f"{image.stem}_depth_mask.npy", mask)
+    key = image.relative_to(root).with_suffix("").as_posix()
+    return Published(root, rays, stored, 1e-6, depth, image, listed=(key,))
+
+
+def vkitti2(root: Path) -> Published:
+    size = (375, 1242)
+    params = (725.0087, 725.0087, 620.5, 187.0)
+    rays = pinhole_rays(size, params, first_centre=0.0)
+    stored = quantise(plane_depth(rays, convention="z", plane=3.0), 0.01)
+    units = stored * 100
+    units[HOLES] = 65535
+    folder = root / "Scene01/clone"
+    image = write_picture(folder / "frames/rgb/Camera_0/rgb_00007.jpg", size)
+    depth = write_png16(folder / "frames/depth/Camera_0/depth_00007.png", units)
+    write_text(
+        folder / "intrinsic.txt",
+        "frame cameraID K[0,0] K[1,1] K[0,2] K[1,2]",
+        "7 0 " + " ".join(map(str, params)),
+        "7 1 " + " ".join(map(str, params)),
+    )
+    key = image.relative_to(root).with_suffix("").as_posix()
+    return Published(root, rays, stored, 0.01, depth, image, listed=(key,))
+
+
+def hypersim(root: Path) -> Published:
+    size = (768, 1024)
+    rays = pinhole_rays(size, (886.81, 886.81, 512.0, 384.0), first_centre=0.5)
+    stored = plane_depth(rays, convention="range", plane=3.0).astype(np.float32)
+    hidden = stored.copy()
+    hidden[HOLES] = np.nan
+    folder = root / "ai_001_001/images"
+    image = write_picture(folder / "scene_cam_00_final_preview/frame.0000.tonemap.jpg", size)
+    depth = folder / "scene_cam_00_geometry_hdf5/frame.0000.depth_meters.hdf5"
+    depth.parent.mkdir()
+    with h5py.File(depth, "w") as file:
+        file["dataset"] = hidden
+    return Published(
+        root,
+        rays,
+        stored,
+        1e-6,
+        depth,
+        image,
+        convention="range",
+        listed=("ai_001_001/cam_00/0000",),
+    )
+
+
+FREIBURG1 = np.array([[517.306408, 0, 318.643040], [0, 516.469215, 255.313989], [0, 0, 1]])
+FREIBURG1_DISTORTION = np.array([0.262383, -0.953104, -0.005358, 0.002628, 1.163314])
+
+
+def tum_rgbd(root: Path) -> Published:
+    """Three pictures; the second has no depth within 0.02 s."""
+    size = (480, 640)
+    u, v = pixel_grid(size)
+    points = np.stack([u, v], axis=-1).reshape(-1, 1, 2)
+    stop = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 200, 1e-14)
+    plane = cv2.undistortPointsIter(
+        points, FREIBURG1, FREIBURG1_DISTORTION, np.eye(3), np.eye(3), stop
+    ).reshape(*size, 2)
+    rays = unit(plane[..., 0], plane[..., 1], np.ones(size))
+    stored = quantise(plane_depth(rays, convention="z", plane=3.0), 1 / 5000)
+    folder = root / "rgbd_dataset_freiburg1_xyz"
+    times = {"1305031102.175304": "1305031102.160407", "1305031102.275326": "1305031102.294600"}
+    for image, depth in times.items():
+        write_picture(folder / f"rgb/{image}.png", size)
+        write_png16(folder / f"depth/{depth}.png", stored * 5000)
+    images = [*times, "1305031102.211214"]
+    header = ("# color images", "# file: 'rgbd_dataset_freiburg1_xyz.bag'", "# timestamp filename")
+    write_text(folder / "rgb.txt", *header, *(f"{name} rgb/{name}.png" for name in images))
+    write_text(folder / "depth.txt", *(f"{name} depth/{name}.png" for name in times.values()))
+    first = next(iter(times))
+    return Published(
+        root,
+        rays,
+        stored,
+        1 / 5000,
+        folder / f"depth/{times[first]}.png",
+        folder / f"rgb/{first}.png",
+        listed=tuple(f"rgbd_dataset_freiburg1_xyz/{name}" for name in times),
+    )
+
+
+def icl_rays() -> Pixels:
+    """Return rays with fy = -480 and y up, turned to y down."""
+    u, v = pixel_grid((480, 640))
+    up = (v - 239.5) / -480.0
+    return unit((u - 319.5) / 481.2, -up, np.ones_like(u))
+
+
+def icl_nuim(root: Path) -> Published:
+    rays = icl_rays()
+    stored = quantise(plane_depth(rays, convention="z", plane=3.0), 1 / 5000)
+    folder = root / "living_room_traj0_frei_png"
+    image = write_picture(folder / "rgb/1.png", (480, 640))
+    depth = write_png16(folder / "depth/1.png", stored * 5000)
+    write_text(folder / "associations.txt", "1 depth/1.png 1 rgb/1.png")
+    key = "living_room_traj0_frei_png/1"
+    return Published(root, rays, stored, 1 / 5000, depth, image, listed=(key,))
+
+
+def icl_nuim_povray(root: Path) -> Published:
+    rays = icl_rays()
+    stored = quantise(plane_depth(rays, convention="range", plane=3.0), 1e-5)
+    image = write_picture(root / "scene_00_0000.png", (480, 640))
+    numbers = " ".join(f"{value:.5f}" for value in stored.ravel())
+    depth = write_text(root / "scene_00_0000.depth", numbers)
+    key = f"{root.name}/scene_00_0000"
+    return Published(root, rays, stored, 1e-5, depth, image, convention="range", listed=(key,))
+
+
+def matterport_erp(root: Path) -> Published:
+    size = (128, 256)
+    u, v = pixel_grid(size)
+    longitude = ((u + 0.5) / size[1] - 0.5) * 2 * np.pi
+    latitude = ((v + 0.5) / size[0] - 0.5) * np.pi
+    rays = unit(
+        np.cos(latitude) * np.sin(longitude), np.sin(latitude), np.cos(latitude) * np.cos(longitude)
+    )
+    stored = plane_depth(rays, convention="range", plane=3.0).astype(np.float32)
+    hidden = stored.copy()
+    hidden[HOLES] = np.inf
+    hidden[stored == 0] = np.inf
+    image = write_picture(root / "1LXtFkjw3qL/85_spherical_1_emission_center_0.png", size)
+    depth = image.with_name("85_spherical_1_depth_center_0.exr")
+    header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+    with OpenEXR.File(header, {"Y": hidden}) as file:
+        file.write(str(depth))
+    key = image.relative_to(root).with_suffix("").as_posix()
+    return Published(root, rays, stored, 1e-6, depth, image, convention="range", listed=(key,))
+
+
+WRITERS: Mapping[str, tuple[str, Callable[[Path], Published]]] = {
+    "nyuv2_labelled": ("nyuv2_labelled", nyuv2_labelled),
+    "nyuv2_bts": ("nyuv2_bts", nyuv2_bts),
+    "kitti_eigen": ("kitti_eigen", kitti_eigen),
+    "kitti360_fisheye": ("kitti360_fisheye", kitti360_fisheye),
+    "scannetpp_dslr": ("scannetpp_dslr", scannetpp_dslr),
+    "synwoodscape": ("synwoodscape", synwoodscape),
+    "ibims1": ("ibims1", ibims1),
+    "diode": ("diode", diode),
+    "vkitti2": ("vkitti2", vkitti2),
+    "hypersim": ("hypersim", hypersim),
+    "tum_rgbd": ("tum_rgbd", tum_rgbd),
+    "icl_nuim": ("icl_nuim", icl_nuim),
+    "icl_nuim_povray": ("icl_nuim", icl_nuim_povray),
+    "matterport_erp": ("matterport_erp", matterport_erp),
+}
+"""Case -> format and writer."""
