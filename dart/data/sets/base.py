@@ -165,6 +165,10 @@ class DepthDataset(Sequence, ABC):
         """Return the pixels that the field's protocol evaluates; None: all."""
         return None
 
+    def _crop_of(self, entry: Entry, size: tuple[int, int]) -> Bool[ndarray, "h w"] | None:  # noqa: ARG002
+        """Return ``_crop``, for sets whose frames differ in it."""
+        return self._crop(size)
+
     def _check_entries(
         self, on_missing: Literal["error", "skip"]
     ) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
@@ -214,7 +218,8 @@ class DepthDataset(Sequence, ABC):
         if raw.depth is None:
             raise UserError(f"{entry.image}: format {self.name} has no depth for this frame")
         cosine, circle = self._lens(raw.camera)
-        counted = self._count(raw, circle=circle, cosine=cosine)
+        crop = self._crop_of(entry, raw.camera.size) if self.evaluation else None
+        counted = self._count(raw, crop, circle=circle, cosine=cosine)
         if not counted.any():
             raise UserError(f"{entry.depth}: {self._explain(raw, counted=circle)}")
         depth = np.where(counted, raw.depth, 0).astype(np.float64)
@@ -269,7 +274,12 @@ class DepthDataset(Sequence, ABC):
         return self._lenses[camera.key]
 
     def _count(
-        self, raw: RawFrame, *, circle: Bool[ndarray, "h w"], cosine: Float[ndarray, "h w"]
+        self,
+        raw: RawFrame,
+        crop: Bool[ndarray, "h w"] | None,
+        *,
+        circle: Bool[ndarray, "h w"],
+        cosine: Float[ndarray, "h w"],
     ) -> Bool[ndarray, "h w"]:
         """Return the pixels whose depth counts."""
         depth = raw.depth
@@ -280,7 +290,7 @@ class DepthDataset(Sequence, ABC):
         counted &= circle
         if raw.convention == "z":
             counted &= cosine > SMALLEST_COSINE
-        for mask in (raw.mask, self._crop(depth.shape) if self.evaluation else None):
+        for mask in (raw.mask, crop):
             if mask is not None:
                 counted &= mask
         return counted

@@ -61,7 +61,12 @@ def resolve_inside(root: Path, relative: str | Path, *, where: str = "") -> Path
     return path
 
 
-def _open_picture(path: Path) -> Image.Image:
+def open_picture(path: Path) -> Image.Image:
+    """Return a picture of any kind, decoded.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
     try:
         with Image.open(path) as picture:
             picture.load()
@@ -79,7 +84,7 @@ def read_rgb(path: Path) -> UInt8[ndarray, "h w 3"]:
     Raises:
         UserError: the file is missing, damaged or of more than 8 bits.
     """
-    picture = _open_picture(path)
+    picture = open_picture(path)
     if picture.mode not in ("RGB", "RGBA", "L", "LA", "P"):
         raise UserError(f"{path}: pixels of kind {picture.mode}, allowed are 8-bit colour and grey")
     return np.array(picture.convert("RGB"))
@@ -91,7 +96,7 @@ def read_png16(path: Path) -> UInt16[ndarray, "h w"]:
     Raises:
         UserError: the file is missing, damaged, or of another kind, such as 8 bits or colour.
     """
-    picture = _open_picture(path)
+    picture = open_picture(path)
     if not picture.mode.startswith("I"):
         raise UserError(f"{path}: pixels of kind {picture.mode}, a depth picture has 16-bit grey")
     return np.array(picture).astype(np.uint16)
