@@ -5,18 +5,19 @@ A results folder holds ``studies/NAME/cells.json``, which says what runs belong 
 study, such as its metric, is never taken from a run's record.
 """
 
-import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Literal, NoReturn, TypeVar
 
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from dart.comparison import ComparisonSpec
 from dart.errors import UserError, did_you_mean
 
 KEY_LENGTH = 16
@@ -54,6 +55,8 @@ class StudyRecord(_Model):
     question: str = ""
     baseline: str = ""
     metric: str
+    design: str = ""
+    comparison: ComparisonSpec = ComparisonSpec()
     cells: list[Cell]
 
 
@@ -65,6 +68,15 @@ class DomainMeans(_Model):
     after: dict[str, float]
 
 
+class Environment(_Model):
+    """Which code made a run, and on what."""
+
+    git_sha: str | None = None
+    dirty: bool = False
+    versions: dict[str, str] = {}
+    device: str | None = None
+
+
 class RunRecord(_Model):
     """What a run measured; a failed run has its reason instead."""
 
@@ -74,6 +86,9 @@ class RunRecord(_Model):
     trainable_parameters: int | None = None
     domains: dict[str, DomainMeans] = {}
     validation_domains: dict[str, DomainMeans] = {}
+    convention: str | None = None
+    """What the errors are of: the distance along the ray, or depth along the optical axis."""
+    environment: Environment = Environment()
     wall_seconds: float | None = None
     peak_memory_mib: float | None = None
 
@@ -88,9 +103,28 @@ class Study:
 
     def describe(self, cell: Cell) -> str:
         """Return the settings of a cell, where a variant has several trials those that differ."""
-        others = [c.settings for c in self.record.cells if c.variant == cell.variant]
-        differ = [name for name in cell.settings if len({s.get(name) for s in others}) > 1]
-        return ", ".join(f"{name}={cell.settings[name]}" for name in differ or cell.settings)
+        names = self._differing[cell.variant] or tuple(cell.settings)
+        return ", ".join(f"{name}={cell.settings[name]}" for name in names if name in cell.settings)
+
+    @cached_property
+    def _differing(self) -> dict[str, tuple[str, ...]]:
+        """Variant -> the settings that its trials differ in."""
+        values: dict[str, dict[str, set[Setting | None]]] = {}
+        counts = Counter(cell.variant for cell in self.record.cells)
+        seen: Counter[tuple[str, str]] = Counter()
+        for cell in self.record.cells:
+            of_variant = values.setdefault(cell.variant, {})
+            for name, value in cell.settings.items():
+                of_variant.setdefault(name, set()).add(value)
+                seen[cell.variant, name] += 1
+        return {
+            variant: tuple(
+                name
+                for name, known in of_variant.items()
+                if len(known) > 1 or seen[variant, name] < counts[variant]
+            )
+            for variant, of_variant in values.items()
+        }
 
     def run_folder(self, cell: Cell) -> Path:
         """Return where the run of ``cell`` is, or will be."""
@@ -103,29 +137,46 @@ def results_folder(results: str | os.PathLike[str] | None = None) -> Path:
 
 
 def open_study(
-    name_or_path: str | os.PathLike[str], *, results: str | os.PathLike[str] | None = None
+    name_or_path: str | os.PathLike[str],
+    *,
+    results: str | os.PathLike[str] | None = None,
+    tracking_uri: str | None = None,
 ) -> Study:
     """Find a study by its name, its YAML file or its folder in the results.
+
+    Args:
+        name_or_path: Which study.
+        results: Root of the results; ``DART_RESULTS`` or ``results`` unless given.
+        tracking_uri: Address of an MLflow store to read the study from instead.
 
     Raises:
         UserError: If there is none, or its record cannot be read.
     """
     path = Path(name_or_path)
+    if tracking_uri is not None:
+        # Imported by name, and only here: results are read without MLflow, which takes seconds.
+        fetch = import_module("dart.tracking").fetch_study
+        return _open_folder(fetch(_name_of(path), tracking_uri=tracking_uri))
     if (path / "cells.json").is_file():
-        root = results_folder(results) if results else path.resolve().parent.parent
-        return Study(_read(path / "cells.json", StudyRecord), path, root)
-    root = results_folder(results)
-    name = path.stem if path.suffix in {".yaml", ".yml"} else str(name_or_path)
+        return _open_folder(path, root=results_folder(results) if results else None)
+    root, name = results_folder(results), _name_of(path)
     known = sorted(found.parent.name for found in root.glob("studies/*/cells.json"))
     if name not in known:
         has = f"it has: {', '.join(known)}" if known else "it has none yet; run: make study"
         nearest = did_you_mean(name, known)
         raise UserError(f"no study {name!r} in {root / 'studies'}; {has}{nearest}")
-    folder = root / "studies" / name
-    study = Study(_read(folder / "cells.json", StudyRecord), folder, root)
-    if not study.record.cells:
+    return _open_folder(root / "studies" / name, root=root)
+
+
+def _name_of(path: Path) -> str:
+    return path.stem if path.suffix in {".yaml", ".yml"} else str(path)
+
+
+def _open_folder(folder: Path, *, root: Path | None = None) -> Study:
+    record = _read(folder / "cells.json", StudyRecord)
+    if not record.cells:
         raise UserError(f"{folder / 'cells.json'}: the study asks for no run")
-    return study
+    return Study(record, folder, root or folder.resolve().parent.parent)
 
 
 def read_run(study: Study, cell: Cell) -> RunRecord | None:
@@ -134,71 +185,34 @@ def read_run(study: Study, cell: Cell) -> RunRecord | None:
     Raises:
         UserError: If the record is there and cannot be read.
     """
-    folder = study.run_folder(cell)
-    if not folder.is_dir():
-        return None
-    path = folder / "result.json"
-    record = _read(path, RunRecord)
+    path = study.run_folder(cell) / "result.json"
+    try:
+        record = _read(path, RunRecord)
+    except UserError:
+        if not path.parent.is_dir():
+            return None
+        raise
     if record.key != cell.key:
         raise UserError(f"{path}: the record is of run {record.key!r}, not of {cell.key!r}")
     return record
 
 
-def read_images(study: Study, cells: Iterable[Cell]) -> pd.DataFrame:
-    """Return the errors per image of all ``cells``, with their ``key``; cached in one file.
-
-    Raises:
-        UserError: If a run has no such file, or it cannot be read.
-    """
-    paths = {cell.key: study.run_folder(cell) / "per_image.parquet" for cell in cells}
-    cache = study.folder / f".per_image-{_fingerprint(paths)}.parquet"
-    if cache.is_file():
-        with suppress(OSError, ValueError):  # a broken cache is made anew
-            return pd.read_parquet(cache)
-    frames = [_read_parquet(path).assign(key=key) for key, path in paths.items()]
-    images = pd.concat(frames, ignore_index=True)
-    with suppress(OSError):  # results may be on a disk that is only read
-        partial = cache.with_suffix(f".{os.getpid()}")
-        images.to_parquet(partial, index=False)
-        for old in study.folder.glob(".per_image-*.parquet"):
-            old.unlink(missing_ok=True)
-        partial.replace(cache)
-    return images
-
-
-def _fingerprint(paths: Mapping[str, Path]) -> str:
-    """Hash which files they are and when they were written."""
-    digest = hashlib.sha256()
-    for key, path in paths.items():
-        with suppress(OSError):  # the reader says which one is missing
-            state = path.stat()
-            digest.update(f"{key} {state.st_size} {state.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    wanted = {"domain", "role", "image", "scene", "metric", "before", "after"}
-    try:
-        frame = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        _refuse(path, error)
-    if missing := sorted(wanted - set(frame.columns)):
-        raise UserError(f"{path}: cannot be read: it has no column {missing[0]!r}")
-    return frame
-
-
 def _read(path: Path, model: type[Record]) -> Record:
     try:
-        return model.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        content = path.read_bytes()
+        with suppress(ValidationError):  # far faster than by way of Python's own objects
+            return model.model_validate_json(content)
+        return model.model_validate(json.loads(content))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{path}: cannot be read: {place}: {first['msg']}") from None
     except (OSError, ValueError) as error:
-        _refuse(path, error)
+        refuse(path, error)
 
 
-def _refuse(path: Path, error: Exception) -> NoReturn:
+def refuse(path: Path, error: Exception) -> NoReturn:
+    """Raise the one line for a file that cannot be read."""
     reason = "the file is not there" if isinstance(error, FileNotFoundError) else str(error)
     one_line = " ".join(reason.split())
     raise UserError(f"{path}: cannot be read: {one_line}") from None

@@ -5,7 +5,7 @@ Every number is worked out anew from the means per domain with the study's own m
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -13,12 +13,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from dart.analysis.images import read_images
 from dart.analysis.records import (
     Cell,
     RunRecord,
     Study,
     open_study,
-    read_images,
     read_run,
 )
 from dart.errors import UserError
@@ -57,12 +57,15 @@ OUR_COLUMNS = {*CELL_COLUMNS, *RUN_COLUMNS, *COST_COLUMNS, *IMAGE_COLUMNS, *MEAS
 Location = str | os.PathLike[str]
 
 
-def load_runs(study: Location, *, results: Location | None = None) -> pd.DataFrame:
+def load_runs(
+    study: Location, *, results: Location | None = None, tracking_uri: str | None = None
+) -> pd.DataFrame:
     """Return one row a run that the study asks for, whatever became of it.
 
     Args:
         study: Name, YAML file, or folder in the results.
         results: Root of the results; ``DART_RESULTS`` or ``results`` unless given.
+        tracking_uri: Address of an MLflow store to read the study from instead.
 
     Returns:
         Columns ``study, key, variant, trial, seed``, one for each hyperparameter, ``metric,
@@ -74,18 +77,26 @@ def load_runs(study: Location, *, results: Location | None = None) -> pd.DataFra
     Raises:
         UserError: If the study is unknown, has no finished run, or a record cannot be read.
     """
-    opened = open_study(study, results=results)
-    rows = [_run_row(opened, cell, record) for cell, record in _records(opened)]
-    frame = pd.DataFrame(rows).astype({"trainable_parameters": "Int64"})
-    return _with_order(frame, opened)
+    opened = open_study(study, results=results, tracking_uri=tracking_uri)
+    return runs_frame(opened, read_records(opened))
 
 
-def load_study(study: Location, *, results: Location | None = None) -> pd.DataFrame:
+def load_study(
+    study: Location,
+    *,
+    results: Location | None = None,
+    tracking_uri: str | None = None,
+    metrics: Sequence[str] | None = None,
+    splits: Sequence[str] | None = None,
+) -> pd.DataFrame:
     """Return the errors of every image: one row a run, image and metric.
 
     Args:
         study: Name, YAML file, or folder in the results.
         results: Root of the results; ``DART_RESULTS`` or ``results`` unless given.
+        tracking_uri: Address of an MLflow store to read the study from instead.
+        metrics: Only these, if given.
+        splits: Only these, if given.
 
     Returns:
         Columns ``study, key, variant, trial, seed``, one for each hyperparameter, ``domain, role,
@@ -94,11 +105,35 @@ def load_study(study: Location, *, results: Location | None = None) -> pd.DataFr
     Raises:
         UserError: If the study is unknown, has no finished run, or a record cannot be read.
     """
-    opened = open_study(study, results=results)
-    finished = [cell for cell, run in _records(opened) if run and run.status == "finished"]
-    images = read_images(opened, finished)
-    cells = pd.DataFrame([_cell_row(opened, cell) for cell in finished])
-    return _with_order(cells.merge(images, on="key"), opened)
+    opened = open_study(study, results=results, tracking_uri=tracking_uri)
+    finished = [cell for cell, run in read_records(opened) if run and run.status == "finished"]
+    return images_frame(opened, finished, metrics=metrics, splits=splits)
+
+
+def runs_frame(study: Study, records: Sequence[tuple[Cell, RunRecord | None]]) -> pd.DataFrame:
+    """Return what ``load_runs`` does, of records that are read already."""
+    rows = [_run_row(study, cell, record) for cell, record in records]
+    frame = pd.DataFrame(rows).astype({"trainable_parameters": "Int64"})
+    return _with_order(frame, study)
+
+
+def images_frame(
+    study: Study,
+    cells: Sequence[Cell],
+    *,
+    metrics: Sequence[str] | None = None,
+    splits: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Return what ``load_study`` does, of the runs of ``cells``."""
+    images = read_images(study, cells, metrics=metrics, splits=splits)
+    runs = images.pop("run")
+    of_cells = _with_order(pd.DataFrame([_cell_row(study, cell) for cell in cells]), study)
+    columns = {}
+    for name, values in of_cells.items():
+        # A word a run, in millions of rows: kept once each.
+        kept = values if pd.api.types.is_numeric_dtype(values) else values.astype("category")
+        columns[name] = kept.array.take(runs)
+    return pd.DataFrame(columns | images, copy=False)
 
 
 def summarize(runs: pd.DataFrame, *, every_trial: bool = False) -> pd.DataFrame:
@@ -184,7 +219,12 @@ def _number(row: pd.Series, column: str, *, spread: bool) -> str:
     )
 
 
-def _records(study: Study) -> list[tuple[Cell, RunRecord | None]]:
+def read_records(study: Study) -> list[tuple[Cell, RunRecord | None]]:
+    """Return every cell with the record of its run, if it has one.
+
+    Raises:
+        UserError: If no run is finished, or a record cannot be read.
+    """
     records = [(cell, read_run(study, cell)) for cell in study.record.cells]
     if not any(run is not None and run.status == "finished" for _, run in records):
         raise UserError(f"study {study.record.study!r} in {study.results} has no finished run yet")
@@ -240,8 +280,9 @@ def _plain(domains: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _with_order(frame: pd.DataFrame, study: Study) -> pd.DataFrame:
+    known = set(frame["variant"])
     names = list(dict.fromkeys([ZERO_SHOT, *(cell.variant for cell in study.record.cells)]))
-    present = [name for name in names if name in set(frame["variant"])]
+    present = [name for name in names if name in known]
     return frame.assign(variant=pd.Categorical(frame["variant"], present, ordered=True))
 
 
