@@ -52,8 +52,8 @@ def test_a_planted_change_is_found_and_nothing_else() -> None:
     nn.init.zeros_(decoder.bias)
     before = copy_parameters(model)
     with torch.no_grad():
-        decoder.weight += 0.5
-        decoder.bias += 0.25
+        decoder.weight.add_(0.5)
+        decoder.bias.add_(0.25)
     table = measure_updates(before, model)
     names = list(table["part"] + "." + table["parameter"])
     assert names == ["adapters.0.weight", "adapters.0.bias", "decoder.weight", "decoder.bias"]
