@@ -10,7 +10,7 @@ import math
 import os
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
@@ -26,20 +26,25 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class LensSpec:
-    """A lens: a pinhole of a range of fields of view, or a fisheye that fills the frame's width."""
+    """A lens whose field of view fills the frame's width."""
 
-    model: Literal["pinhole", "kannala_brandt"]
+    model: Literal["pinhole", "kannala_brandt", "equisolid", "equirectangular"]
     """Name of the camera model in ``dart.cameras``."""
     fov_degrees: tuple[int, int]
     """Smallest and largest horizontal field of view; every view draws whole degrees of it."""
     distortion: tuple[float, ...] = ()
-    """Kannala-Brandt k1..k4 (unitless, angles in radians); empty for a pinhole."""
+    """Kannala-Brandt k1..k4 (unitless, angles in radians); empty for the other lenses."""
+    circle: bool = True
+    """Whether a fisheye's view ends at half the field of view, which leaves black corners."""
 
     def focal(self, fov_degrees: float, width: int) -> float:
         """Return the focal length in pixels at which ``width`` pixels see ``fov_degrees``."""
         half = math.radians(fov_degrees) / 2
         if self.model == "pinhole":
             return width / 2 / math.tan(half)
+        if self.model == "equisolid":
+            return width / 4 / math.sin(half / 2)
+        # Without distortion, an angle's share of the width is its share of the field of view.
         powers = (half ** (2 * order + 3) * k for order, k in enumerate(self.distortion))
         return width / 2 / (half + sum(powers))
 
@@ -74,24 +79,40 @@ class DomainSpec:
 
     name: str
     role: Literal["source", "target", "held_out"]
-    style: Literal["rooms"]
+    style: Literal["rooms", "streets", "warehouse"]
     lens: LensSpec
     splits: Mapping[str, SplitSpec]
     size: tuple[int, int] = FRAME_SIZE
     """Height and width in pixels."""
     range_scale: float = 2000.0
     """Units of the 16-bit range picture per metre: half a unit (0.25 mm) is the rounding error."""
+    distances: tuple[float, float] = (0.05, 10.0)
+    """Nearest and farthest range in metres; what lies beyond is invalid, as the sky is."""
+
+
+def _splits(first: int, *, val: int = 0, test: int = 0, views: int = 1) -> Mapping[str, SplitSpec]:
+    """Return splits of 100,000, 10,000 and 10,000 scenes from ``first`` on; packs of that size."""
+    end = first + 100_000
+    return MappingProxyType(
+        {
+            "train": SplitSpec(range(first, end), shipped=0, views_per_scene=views),
+            "val": SplitSpec(range(end, end + 10_000), shipped=val),
+            "test": SplitSpec(range(end + 10_000, end + 20_000), shipped=test),
+        }
+    )
 
 
 _STEREOGRAPHIC = (1 / 12, 1 / 120, 17 / 20160, 31 / 362880)
+_PINHOLE = LensSpec("pinhole", (50, 85))
+_FISHEYE = LensSpec("kannala_brandt", (170, 170), (0.03, -0.012, 0.002, 0.0))
 
-# Both wide lenses see the same 170 degrees: between them only the mapping differs.
+# All wide lenses see the same 170 degrees: between them only the mapping differs.
 _DOMAINS = (
     DomainSpec(
         name="rooms_pinhole",
         role="source",
         style="rooms",
-        lens=LensSpec(model="pinhole", fov_degrees=(50, 85)),
+        lens=_PINHOLE,
         splits=MappingProxyType(
             {
                 "train": SplitSpec(range(100_000), shipped=0, views_per_scene=3),
@@ -104,7 +125,7 @@ _DOMAINS = (
         name="rooms_fisheye",
         role="target",
         style="rooms",
-        lens=LensSpec("kannala_brandt", (170, 170), (0.03, -0.012, 0.002, 0.0)),
+        lens=_FISHEYE,
         splits=MappingProxyType(
             {
                 "train": SplitSpec(range(200_000, 300_000), shipped=160),
@@ -125,6 +146,64 @@ _DOMAINS = (
                 "test": SplitSpec(range(510_000, 520_000), shipped=32),
             }
         ),
+    ),
+    DomainSpec(
+        name="rooms_fisheye_narrow",
+        role="target",
+        style="rooms",
+        lens=replace(_FISHEYE, fov_degrees=_PINHOLE.fov_degrees, circle=False),
+        splits=_splits(600_000),
+    ),
+    DomainSpec(
+        name="rooms_equisolid",
+        role="held_out",
+        style="rooms",
+        lens=LensSpec("equisolid", (170, 170)),
+        splits=_splits(800_000),
+    ),
+    DomainSpec(
+        name="rooms_panorama",
+        role="held_out",
+        style="rooms",
+        lens=LensSpec("equirectangular", (360, 360)),
+        splits=_splits(1_000_000),
+        size=(64, 128),
+    ),
+    DomainSpec(
+        name="streets_pinhole",
+        role="source",
+        style="streets",
+        lens=_PINHOLE,
+        splits=_splits(1_200_000, views=3),
+        range_scale=800.0,
+        distances=(0.3, 80.0),
+    ),
+    DomainSpec(
+        name="streets_fisheye",
+        role="target",
+        style="streets",
+        lens=_FISHEYE,
+        splits=_splits(1_400_000),
+        range_scale=800.0,
+        distances=(0.3, 80.0),
+    ),
+    DomainSpec(
+        name="warehouse_pinhole",
+        role="held_out",
+        style="warehouse",
+        lens=_PINHOLE,
+        splits=_splits(1_600_000),
+        range_scale=1600.0,
+        distances=(0.3, 40.0),
+    ),
+    DomainSpec(
+        name="warehouse_fisheye",
+        role="held_out",
+        style="warehouse",
+        lens=_FISHEYE,
+        splits=_splits(1_800_000),
+        range_scale=1600.0,
+        distances=(0.3, 40.0),
     ),
 )
 

@@ -6,9 +6,10 @@ there is none. Within a piece, x runs along its width, y to its front and z up, 
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from dart.data.scene import Dice, Material, Rectangle, SceneBuilder
+from dart.data.scene import Material
+from dart.data.site import Piece, Place, Site
 from dart.data.textures import Texture
 
 _PLACES = 14
@@ -16,37 +17,18 @@ _PLACES = 14
 _MOST_BOXES = 150
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a piece stands: the middle of its footprint in metres, and its turn in radians."""
-
-    x: float
-    y: float
-    yaw: float
-
-    def to_world(self, x: float, y: float) -> tuple[float, float]:
-        """Return room coordinates of a point given in the piece's own."""
-        cos, sin = math.cos(self.yaw), math.sin(self.yaw)
-        return self.x + cos * x - sin * y, self.y + sin * x + cos * y
-
-
 @dataclass
-class Room:
-    """A room that is being furnished: its size, what stands in it, and the dice."""
+class Room(Site):
+    """A room that is being furnished, and its size."""
 
     width: float
     depth: float
     height: float
-    dice: Dice
-    builder: SceneBuilder = field(default_factory=SceneBuilder)
-    occupied: list[Rectangle] = field(default_factory=list)
 
     def is_free(self, low_x: float, low_y: float, high_x: float, high_y: float) -> bool:
         """Say whether a rectangle lies in the room and touches no footprint."""
         inside = low_x > 0 and low_y > 0 and high_x < self.width and high_y < self.depth
-        return inside and all(
-            high_x < a or low_x > c or high_y < b or low_y > d for a, b, c, d in self.occupied
-        )
+        return inside and super().is_free(low_x, low_y, high_x, high_y)
 
     def at_wall(self, wall: int, along: float, *, away: float = 0.0) -> Place:
         """Return a place at one of the four walls that faces into the room."""
@@ -67,7 +49,7 @@ class Room:
             along = self.dice.uniform(width / 2 + 0.05, length - width / 2 - 0.05)
             place = self.at_wall(wall, along, away=depth / 2 + 0.02)
             half_x, half_y = (width / 2, depth / 2) if wall < 2 else (depth / 2, width / 2)
-            if self._claim(place.x, place.y, half_x, half_y, gap=0.03):
+            if self.claim(place.x, place.y, half_x, half_y, gap=0.03):
                 return place
         return None
 
@@ -76,65 +58,9 @@ class Room:
         for _ in range(_PLACES):
             x = self.dice.uniform(radius, self.width - radius)
             y = self.dice.uniform(radius, self.depth - radius)
-            if self._claim(x, y, radius, radius, gap=0.0):
+            if self.claim(x, y, radius, radius):
                 return Place(x, y, self.dice.uniform(0, 2 * math.pi))
         return None
-
-    def _claim(self, x: float, y: float, half_x: float, half_y: float, *, gap: float) -> bool:
-        if not self.is_free(x - half_x, y - half_y, x + half_x, y + half_y):
-            return False
-        half_x, half_y = half_x + gap, half_y + gap
-        self.occupied.append((x - half_x, y - half_y, x + half_x, y + half_y))
-        return True
-
-    def wood(self) -> int:
-        """Add a wood and return its number."""
-        dice = self.dice
-        first = (dice.uniform(0.28, 0.62), dice.uniform(0.16, 0.38), dice.uniform(0.1, 0.25))
-        second = (dice.uniform(0.15, 0.3), dice.uniform(0.08, 0.18), dice.uniform(0.04, 0.1))
-        grain = dice.uniform(0.12, 0.3)
-        return self.builder.material(Material(Texture.WOOD, first, second, grain, roughness=0.6))
-
-    def paint(self) -> int:
-        """Add a paint or a fabric of any colour and return its number."""
-        dice = self.dice
-        texture = Texture.MOTTLED if dice.chance(0.5) else Texture.PLAIN
-        first, second = dice.colour(0.15, 0.9, 0.2), dice.colour(0.15, 0.8, 0.15)
-        scale, roughness = dice.uniform(0.05, 0.3), dice.uniform(0.4, 1)
-        return self.builder.material(Material(texture, first, second, scale, roughness))
-
-    def plain(
-        self, red: float, green: float, blue: float, *, roughness: float = 1.0, emission: float = 0
-    ) -> int:
-        """Add a material of one colour and return its number."""
-        colour = (red, green, blue)
-        material = Material(Texture.PLAIN, colour, roughness=roughness, emission=emission)
-        return self.builder.material(material)
-
-    def wood_or_paint(self, wood: float) -> int:
-        """Add a wood with probability ``wood``, else a paint."""
-        return self.wood() if self.dice.chance(wood) else self.paint()
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Adds boxes in the coordinates of one piece of furniture."""
-
-    room: Room
-    place: Place
-
-    def box(
-        self,
-        centre: tuple[float, float, float],
-        half: tuple[float, float, float],
-        material: int,
-        *,
-        turn: float = 0.0,
-    ) -> None:
-        """Add a box, turned by ``turn`` radians against the piece."""
-        x, y = self.place.to_world(centre[0], centre[1])
-        yaw = self.place.yaw + turn
-        self.room.builder.box((x, y, centre[2]), half, material, yaw=yaw)
 
 
 def add_sofa(room: Room) -> None:
@@ -195,7 +121,7 @@ def add_shelf(room: Room) -> None:
 
 def _add_books(piece: Piece, *, width: float, depth: float, floor: float, space: float) -> None:
     """Add books of many colours to one board, with gaps."""
-    room, dice = piece.room, piece.room.dice
+    room, dice = piece.site, piece.site.dice
     x = -width / 2 + 0.04
     while x < width / 2 - 0.08 and len(room.builder.boxes) < _MOST_BOXES:
         thickness = dice.uniform(0.02, 0.06)
@@ -254,7 +180,7 @@ def add_table(room: Room) -> None:
 
 def _set_table(piece: Piece, *, width: float, depth: float, top: float) -> None:
     """Put cups, vases and books on a table."""
-    room, dice = piece.room, piece.room.dice
+    room, dice = piece.site, piece.site.dice
     for _ in range(dice.integer(5)):
         radius = dice.uniform(0.03, 0.08)
         x, y = dice.uniform(-0.4, 0.4) * width, dice.uniform(-0.4, 0.4) * depth

@@ -1,8 +1,7 @@
 """Pictures and exact ranges of a scene through any camera.
 
-Geometry (``intersect``), surface colours (``textures``) and light (here) are separate. The light
-is one sample per ray of every area light, with soft shadows, and one bounced ray that serves both
-ambient occlusion and the colour of what stands near.
+Geometry (``intersect``), surface colours (``textures``), light (``shading``) and the camera (here)
+are separate.
 
 Axis letters: ``n`` rays, ``3 n`` with the coordinates first, ``s`` samples per pixel.
 """
@@ -11,19 +10,15 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from dart.cameras import Camera
-from dart.data.intersect import MISS, Tracer, tracer
+from dart.data.intersect import MISS, tracer
 from dart.data.scene import Scene
-from dart.data.textures import albedo
+from dart.data.shading import Strata, radiance
 
-_OFFSET = 2e-3
-"""Metres that a secondary ray starts above its surface, lest it hit the surface itself."""
-_OCCLUSION_RADIUS = 0.35
-"""Metres at which a neighbouring surface takes half of the ambient light."""
 _MIDDLE_GREY = 0.42
 """Linear brightness to which the median pixel is exposed."""
 
@@ -60,6 +55,8 @@ class Exposure:
     """Standard deviation of the sensor noise, of a full scale of 1."""
     blur: float = 0.0
     """Standard deviation of the lens's blur in pixels."""
+    shoulder: float = 0.18
+    """How much bright light is compressed; more keeps a sky from turning white."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,7 @@ def render_view(
         scene: What to look at.
         camera: One camera; its lens and frame size decide the rays.
         pose: Where it stands and looks.
-        generator: Draws the samples of light and the sensor noise, on the scene's device.
+        generator: Draws the samples of light and the sensor noise.
         exposure: How light becomes a picture.
         quality: Number of samples, and whether compiled kernels trace them.
     """
@@ -170,10 +167,10 @@ def _trace_samples(
     sample = sample.repeat_interleave(int(inside.sum()))
     spread = _pixel_spread(camera)
     origin = position.expand_as(towards).contiguous()
-    light = _radiance(
+    light = radiance(
         scene,
         (origin, towards),
-        _Strata(sample, side),
+        Strata(sample, side),
         spread=spread,
         generator=generator,
         trace=tracer(compiled=quality.compiled),
@@ -189,121 +186,6 @@ def _pixel_spread(camera: Camera) -> float:
     return float(torch.linalg.vector_norm(rays[1] - rays[0]))
 
 
-@dataclass(frozen=True, eq=False)
-class _Strata:
-    """Spreads the random points of a pixel's samples over a grid, which halves their noise."""
-
-    sample: Int[Tensor, " n"]
-    side: int
-
-    def draw(self, generator: torch.Generator) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """Return points of the unit square, one cell of the grid per sample of a pixel."""
-        random = torch.rand((2, len(self.sample)), generator=generator, device=self.sample.device)
-        first = (self.sample // self.side + random[0]) / self.side
-        return first, (self.sample % self.side + random[1]) / self.side
-
-
-def _radiance(
-    scene: Scene,
-    rays: tuple[Float[Tensor, "3 n"], Float[Tensor, "3 n"]],
-    strata: _Strata,
-    *,
-    spread: float,
-    generator: torch.Generator,
-    trace: Tracer,
-) -> Float[Tensor, "3 n"]:
-    """Return the light that comes back along each ray, linear RGB."""
-    origin, direction = rays
-    distance, index = trace.nearest(scene.primitives, origin, direction)
-    hit = distance < MISS / 2
-    point = origin + direction * distance
-    normal, local, local_normal = _surface(scene, point, index)
-    facing = (normal * direction).sum(0)
-    normal = torch.where(facing > 0, -normal, normal)
-    footprint = distance * spread / facing.abs().clamp(min=0.15)
-    material = scene.materials[scene.material_of[index]]
-    colour = albedo(material, local.T, local_normal.T, footprint).T
-    start = point + normal * _OFFSET
-    light = torch.zeros_like(point)
-    for lamp in scene.lights:
-        direct, gloss = _direct(scene, lamp, (start, normal, direction), strata.draw(generator),
-                                trace)  # fmt: skip
-        light = light + (direct + gloss * (1 - material[:, 8]) * 1.5) * lamp[4:7, None]
-    light = light + _ambient(scene, start, normal, strata.draw(generator), trace)
-    return torch.where(hit, colour * light + material[:, 9] * colour, 0.0)
-
-
-def _direct(
-    scene: Scene,
-    lamp: Float[Tensor, "7"],
-    surface: tuple[Tensor, Tensor, Tensor],
-    where: tuple[Tensor, Tensor],
-    trace: Tracer,
-) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Return the matt and the glossy light of one lamp, with its shadow."""
-    start, normal, direction = surface
-    half = lamp[3]
-    x, y = lamp[0] + (2 * where[0] - 1) * half, lamp[1] + (2 * where[1] - 1) * half
-    towards = torch.stack([x, y, lamp[2].expand_as(x)]) - start
-    reach = _length(towards)
-    towards = towards / reach
-    cosine = (normal * towards).sum(0).clamp(min=0)
-    lit = cosine > 0
-    visible = torch.zeros_like(cosine)
-    lit_at = lit.nonzero()[:, 0]
-    free = trace.nearest_distance(scene.primitives, start[:, lit_at], towards[:, lit_at])
-    visible[lit_at] = (free > reach[lit_at] - 0.06).float()
-    received = visible * towards[2].abs().clamp(min=0.25) / (0.6 + reach * reach)
-    mirrored = direction - 2 * (direction * normal).sum(0) * normal
-    gloss = (mirrored * towards).sum(0).clamp(min=0) ** 40
-    return cosine * received, gloss * received
-
-
-def _ambient(
-    scene: Scene, start: Tensor, normal: Tensor, where: tuple[Tensor, Tensor], trace: Tracer
-) -> Float[Tensor, "3 n"]:
-    """Return the ambient light, less near other surfaces and tinted by their colour."""
-    up, turn = 2 * where[0] - 1, 2 * math.pi * where[1]
-    flat = (1 - up * up).clamp(min=0).sqrt()
-    # A point of the unit sphere added to the normal gives cosine-weighted directions.
-    towards = normal + torch.stack([flat * turn.cos(), flat * turn.sin(), up])
-    towards = towards / _length(towards).clamp(min=1e-4)
-    free, index = trace.nearest(scene.primitives, start, towards)
-    open_share = free / (free + _OCCLUSION_RADIUS)
-    bounced = scene.materials[scene.material_of[index], 1:4].T
-    return open_share * scene.ambient[:, None] * (0.65 + 0.5 * bounced)
-
-
-def _length(vector: Float[Tensor, "3 n"]) -> Float[Tensor, " n"]:
-    """Return the length of each column; torch's own norm is slow along the outer axis."""
-    x, y, z = vector.unbind(0)
-    return (x * x + y * y + z * z).sqrt()
-
-
-def _surface(
-    scene: Scene, point: Float[Tensor, "3 n"], index: Int[Tensor, " n"]
-) -> tuple[Float[Tensor, "3 n"], Float[Tensor, "3 n"], Float[Tensor, "3 n"]]:
-    """Return normal (world axes), point and normal (axes of the primitive) of surface points."""
-    shapes = torch.cat(scene.primitives)[index].T
-    cx, cy, cz, hx, hy, hz, cos, sin = shapes.unbind(0)
-    rx, ry, z = point[0] - cx, point[1] - cy, point[2] - cz
-    x, y = cos * rx + sin * ry, cos * ry - sin * rx
-    local = torch.stack([x, y, z])
-    scaled = torch.stack([x / hx, y / hy, z / hz])
-    size = scaled.abs()
-    axis = (size == size.amax(0)).float() * scaled.sign()
-    round_side = torch.stack([scaled[0], scaled[1], torch.zeros_like(z)])
-    cap = torch.stack([torch.zeros_like(z), torch.zeros_like(z), z.sign()])
-    on_cap = (hz - z.abs()).abs() < 1e-3
-    num_boxes, num_spheres = len(scene.boxes), len(scene.spheres)
-    normal = torch.where(on_cap, cap, round_side)
-    normal = torch.where(index < num_boxes + num_spheres, scaled, normal)
-    normal = torch.where(index < num_boxes, axis, normal)
-    normal = normal / _length(normal).clamp(min=1e-6)
-    nx, ny, nz = normal.unbind(0)
-    return torch.stack([cos * nx - sin * ny, sin * nx + cos * ny, nz]), local, normal
-
-
 def _develop(
     light: Float[Tensor, "3 h w"],
     inside: Bool[Tensor, "h w"],
@@ -316,8 +198,8 @@ def _develop(
     middle = light[:, inside].mean(0).median().clamp(min=1e-3)
     balance = torch.tensor(exposure.balance, device=light.device)[:, None, None]
     light = light * balance * (_MIDDLE_GREY * exposure.gain / middle)
-    image = (light / (1 + 0.18 * light)).clamp(0, 1) ** (1 / 2.2)
-    noise = torch.randn(image.shape, generator=generator, device=image.device)
+    image = (light / (1 + exposure.shoulder * light)).clamp(0, 1) ** (1 / 2.2)
+    noise = torch.randn(image.shape, generator=generator, device=generator.device).to(image.device)
     return torch.where(inside, (image + exposure.noise * noise).clamp(0, 1), 0.0)
 
 

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import torch
 
-from dart.data.furniture import BIG_PIECES, SMALL_PIECES, Piece, Room
+from dart.data.furniture import BIG_PIECES, SMALL_PIECES, Room
 from dart.data.scene import Dice, Material, Scene
+from dart.data.site import Piece
 from dart.data.textures import Texture
 
 _THICKNESS = 0.1

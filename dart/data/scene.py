@@ -1,12 +1,12 @@
 """A scene: which primitives stand where, of what material, under which lights.
 
-Styles (``rooms``) fill a ``SceneBuilder`` from a seed; the renderer reads the finished ``Scene``.
+Styles fill a ``SceneBuilder`` from a seed; the renderer reads the finished ``Scene``.
 World axes: x and y along the floor, z up, metres.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -70,6 +70,26 @@ class Material:
         return [float(self.texture), *self.first, *self.second, *tail]
 
 
+@dataclass(frozen=True)
+class Sky:
+    """An open sky with a sun: what a ray meets that meets nothing else."""
+
+    sun_yaw: float
+    """Direction towards the sun about the vertical axis, radians."""
+    sun_height: float
+    """Radians above the horizon."""
+    sun_light: Colour
+    """Linear RGB that a surface receives which faces the sun; may exceed 1."""
+    horizon: Colour
+    zenith: Colour
+    clouds: float
+    """0 = a clear sky, 1 = many clouds."""
+    variation: float
+    """Chooses among cloud patterns."""
+    haze: float
+    """Metres at which the air has taken two thirds of a surface's contrast."""
+
+
 @dataclass(frozen=True, eq=False)
 class Scene:
     """Everything that the renderer needs to know, as tensors."""
@@ -87,6 +107,14 @@ class Scene:
     """Width (x), depth (y) and height (z) of the space in which a camera may stand, metres."""
     obstacles: tuple[Rectangle, ...]
     """Footprints in which no camera may stand."""
+    headings: tuple[float, ...] = ()
+    """Yaws about which cameras look, radians; none = towards the middle of the extent."""
+    refuge: tuple[float, float] | None = None
+    """x and y at which a camera stands that found no free place; none = the middle."""
+    sky: Sky | None = None
+    """What is above and around; none where walls and ceiling enclose all."""
+    occlusion_radius: float = 0.35
+    """Metres at which a neighbouring surface takes half of the ambient light."""
 
     @property
     def primitives(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,7 +129,7 @@ class Scene:
                 "boxes", "spheres", "cylinders", "materials", "material_of", "lights", "ambient"
             )
         }  # fmt: skip
-        return Scene(**moved, extent=self.extent, obstacles=self.obstacles)
+        return replace(self, **moved)
 
 
 @dataclass
@@ -145,7 +173,14 @@ class SceneBuilder:
         return len(self._rows) - 1
 
     def build(
-        self, *, extent: tuple[float, float, float], obstacles: tuple[Rectangle, ...]
+        self,
+        *,
+        extent: tuple[float, float, float],
+        obstacles: tuple[Rectangle, ...],
+        headings: tuple[float, ...] = (),
+        refuge: tuple[float, float] | None = None,
+        sky: Sky | None = None,
+        occlusion_radius: float = 0.35,
     ) -> Scene:
         """Return the finished scene."""
         groups = []
@@ -163,6 +198,10 @@ class SceneBuilder:
             ambient=torch.tensor(self.ambient),
             extent=extent,
             obstacles=obstacles,
+            headings=headings,
+            refuge=refuge,
+            sky=sky,
+            occlusion_radius=occlusion_radius,
         )
 
 

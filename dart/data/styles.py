@@ -7,8 +7,12 @@ import torch
 
 from dart.data.rooms import build_room
 from dart.data.scene import Scene, Style
+from dart.data.streets import build_street
+from dart.data.warehouse import build_warehouse
 
-STYLES: Mapping[str, Style] = MappingProxyType({"rooms": build_room})
+STYLES: Mapping[str, Style] = MappingProxyType(
+    {"rooms": build_room, "streets": build_street, "warehouse": build_warehouse}
+)
 
 
 def build_scene(style: str, seed: int) -> Scene:

@@ -24,6 +24,10 @@ class Texture(IntEnum):
     MOTTLED = 4
     STRIPES = 5
     PICTURE = 6
+    SLATS = 7
+    FACADE = 8
+    CARTON = 9
+    STACK = 10
 
 
 @cache
@@ -74,6 +78,52 @@ def _stripes(u: Tensor, v: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
     return (u * 2).floor() % 2, torch.ones_like(v)
 
 
+def _slats(_: Tensor, v: Tensor, __: Tensor) -> tuple[Tensor, Tensor]:
+    return (v * 2).floor() % 2, torch.ones_like(v)
+
+
+def facade_code(columns: int, storeys: int, kind: int) -> float:
+    """Return the ``variation`` that centres the windows of a facade of so many columns and rows."""
+    return columns % 2 + 2 * (storeys % 2) + 4 * kind
+
+
+_WINDOWS = torch.tensor(
+    [[1, 0.2, 0.3, 0.8], [2, 0.27, 0.28, 0.8], [1, 0.36, 0.35, 0.8], [1, 0.14, 0.08, 0.82]]
+)
+"""Kinds of windows: how many to a cell of the facade, half their width, sill and lintel."""
+
+
+def _facade(u: Tensor, v: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
+    code = code.round().int()
+    u, v = u + code % 2 * 0.5, v + code // 2 % 2 * 0.5
+    number, half, sill, lintel = _WINDOWS.to(u.device)[(code // 4).clamp(0, 3)].unbind(-1)
+    across = u * number
+    column, row = across.floor(), v.floor()
+    x, y = (across - column - 0.5).abs(), v - row
+    glass = (x < half) & (y > sill) & (y < lintel)
+    frame = (x < half + 0.05) & (y > sill - 0.06) & (y < lintel + 0.04)
+    bar = (x < 0.02) | ((y - lintel + 0.14).abs() < 0.01)
+    noise = cell_noise(column, row)
+    # Drawn curtains: the glass takes half of the wall's colour.
+    pane = torch.where(noise > 0.7, 0.55, 1.0)
+    amount = torch.where(glass & ~bar, pane, torch.where(frame, -0.3, 0.0))
+    return amount, torch.where(glass, 0.6 + 0.8 * noise, 1.0)
+
+
+def _carton(u: Tensor, v: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+    tape = (u.abs() < 0.05).float() * 0.8
+    label = (u > 0.14) & (u < 0.36) & (v > -0.2) & (v < 0.12)
+    print_lines = (v * 20).floor() % 2 * 0.6
+    return torch.where(label, print_lines - 0.9, tape), torch.ones_like(u)
+
+
+def _stack(u: Tensor, v: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+    column, row = u.floor(), v.floor()
+    noise = cell_noise(column, row)
+    gap = ((u - column) < 0.07) | ((v - row) > 0.55 + 0.35 * noise)
+    return gap.float(), 0.55 + 0.8 * noise
+
+
 def _brick(u: Tensor, v: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
     row = (v * 2).floor()
     u = u + row % 2 * 0.5
@@ -99,6 +149,10 @@ _PATTERNS = {
     Texture.WOOD: _wood,
     Texture.MOTTLED: _mottled,
     Texture.STRIPES: _stripes,
+    Texture.SLATS: _slats,
+    Texture.FACADE: _facade,
+    Texture.CARTON: _carton,
+    Texture.STACK: _stack,
 }
 
 

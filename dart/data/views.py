@@ -5,6 +5,7 @@ alone and in any order.
 """
 
 import math
+from dataclasses import replace
 from hashlib import sha256
 
 import torch
@@ -17,6 +18,7 @@ from dart.data.renderer import DEFAULT_QUALITY, Exposure, Pose, Quality, Renderi
 from dart.data.scene import Dice, Scene
 from dart.domains import DomainSpec
 
+LENSES: dict[str, type[Camera]] = {"pinhole": Pinhole, "kannala_brandt": KannalaBrandt}
 _ATTEMPTS = 16
 _WALL_GAP = 0.3
 _FURNITURE_GAP = 0.15
@@ -39,13 +41,16 @@ def draw_camera(domain: DomainSpec, dice: Dice) -> Camera:
     low, high = lens.fov_degrees
     fov = low + dice.integer(high - low + 1)
     focal = lens.focal(fov, width)
-    params = torch.tensor([focal, focal, width / 2, height / 2, *lens.distortion])
-    if lens.model == "pinhole":
-        return Pinhole(params, domain.size)
-    return KannalaBrandt(params, domain.size, max_polar=math.radians(fov / 2))
+    # A panorama shows the full sphere, whatever the shape of its frame.
+    upright = height / math.pi if lens.model == "equirectangular" else focal
+    params = torch.tensor([focal, upright, width / 2, height / 2, *lens.distortion])
+    kind = LENSES[lens.model]
+    if lens.model in ("pinhole", "equirectangular") or not lens.circle:
+        return kind(params, domain.size)
+    return kind(params, domain.size, max_polar=math.radians(fov / 2))
 
 
-def draw_exposure(dice: Dice) -> Exposure:
+def draw_exposure(dice: Dice, *, outdoors: bool = False) -> Exposure:
     """Return how the picture is developed."""
     warm, tint = dice.uniform(-0.1, 0.1), dice.uniform(-0.04, 0.04)
     return Exposure(
@@ -53,6 +58,7 @@ def draw_exposure(dice: Dice) -> Exposure:
         balance=(1 + warm, 1 + tint, 1 - warm),
         noise=dice.uniform(0.003, 0.02),
         blur=max(0.05, dice.uniform(-0.3, 0.6)),
+        shoulder=0.6 if outdoors else 0.18,
     )
 
 
@@ -77,7 +83,8 @@ def draw_pose(scene: Scene, dice: Dice) -> Pose:
     if best is None:
         # A crowded room: its middle at 1.7 m, for what is higher than that stands at a wall.
         width, depth, _ = scene.extent
-        return Pose((width / 2, depth / 2, 1.7), dice.uniform(-math.pi, math.pi))
+        x, y = scene.refuge or (width / 2, depth / 2)
+        return Pose((x, y, 1.7), dice.uniform(-math.pi, math.pi))
     return best[1]
 
 
@@ -88,9 +95,12 @@ def _candidate(scene: Scene, dice: Dice) -> Pose | None:
     gap = _FURNITURE_GAP
     if any(a - gap < x < c + gap and b - gap < y < d + gap for a, b, c, d in scene.obstacles):
         return None
+    yaw = math.atan2(depth / 2 - y, width / 2 - x)
+    if scene.headings:
+        yaw = scene.headings[dice.integer(len(scene.headings))]
     return Pose(
         position=(x, y, dice.uniform(1.0, 1.8)),
-        yaw=math.atan2(depth / 2 - y, width / 2 - x) + dice.uniform(-0.8, 0.8),
+        yaw=yaw + dice.uniform(-0.8, 0.8),
         pitch=dice.uniform(-0.32, 0.1),
         roll=dice.uniform(-0.05, 0.05),
     )
@@ -127,7 +137,8 @@ def render_frame(
     generator = frame_generator(domain.name, seed, view)
     dice = Dice(generator)
     camera = draw_camera(domain, dice)
-    pose, exposure = draw_pose(scene, dice), draw_exposure(dice)
+    pose = draw_pose(scene, dice)
+    exposure = draw_exposure(dice, outdoors=scene.sky is not None)
     rendering = render_view(
         scene,
         camera,
@@ -136,4 +147,11 @@ def render_frame(
         exposure=exposure,
         quality=quality,
     )
-    return rendering, camera
+    return _within(rendering, domain.distances[1]), camera
+
+
+def _within(rendering: Rendering, farthest: float) -> Rendering:
+    """Return the rendering without the ranges beyond what the domain declares."""
+    near = rendering.distance <= farthest
+    distance = torch.where(near, rendering.distance, 0.0)
+    return replace(rendering, distance=distance, valid=rendering.valid & near)
