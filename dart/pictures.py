@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -90,3 +90,76 @@ def draw_panels(panels: Sequence[Panel], path: Path) -> None:
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title, fontsize=9)
     figure.savefig(path)
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """One row of a contact sheet: a picture, maps that share one scale in metres, and one more."""
+
+    name: str
+    image: Float[ndarray, "h w 3"] | UInt8[ndarray, "h w 3"]
+    maps: tuple[Float[ndarray, "h w"], ...]
+    """Metres; NaN where unknown. The first decides the scale."""
+    error: Float[ndarray, "h w"] | None = None
+    """Relative error; NaN where unknown."""
+    mask: Bool[ndarray, "h w"] | None = None
+
+
+def shrink_map(values: Float[ndarray, "h w"], longest: int) -> Float[ndarray, "height width"]:
+    """Return the means over square blocks, so that no side is longer than ``longest``.
+
+    Unknown pixels (NaN) do not count; a block is unknown if all of it is. So a map of few points,
+    as a lidar gives, stays visible.
+    """
+    step = -(-max(values.shape) // longest)
+    if step == 1:
+        return values
+    h, w = values.shape
+    padded = np.pad(values, ((0, -h % step), (0, -w % step)), constant_values=np.nan)
+    blocks = padded.reshape(padded.shape[0] // step, step, padded.shape[1] // step, step)
+    known = np.isfinite(blocks)
+    count = known.sum(axis=(1, 3))
+    total = np.where(known, blocks, 0).sum(axis=(1, 3))
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def draw_sheet(rows: Sequence[SheetRow], path: Path, *, titles: Sequence[str]) -> None:
+    """Write a PNG of one row a frame: picture, maps with a bar in metres, relative error, mask."""
+    width = 2.6 * len(titles) + 1.4
+    heights = [max(0.6, 2.4 * row.image.shape[0] / row.image.shape[1]) + 0.15 for row in rows]
+    figure = Figure(figsize=(width, sum(heights) + 0.4), dpi=90, layout="constrained")
+    grid = figure.subplots(len(rows), len(titles), squeeze=False, height_ratios=heights)
+    for cells, row in zip(grid, rows, strict=True):
+        _draw_row(figure, cells, row)
+        for axes in cells:
+            axes.set_xticks([])
+            axes.set_yticks([])
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title, fontsize=9)
+    figure.savefig(path)
+
+
+def _draw_row(figure: Figure, cells: Sequence[Axes], row: SheetRow) -> None:
+    cells[0].imshow(row.image.clip(0, 1) if row.image.dtype.kind == "f" else row.image)
+    cells[0].set_ylabel(row.name, fontsize=7)
+    free = iter(cells[1:])
+    known = row.maps[0][np.isfinite(row.maps[0])]
+    norm = _limits(known) if known.size else LogNorm(1, 10)
+    for values in row.maps:
+        small = shrink_map(values, 320)
+        axes = next(free)
+        _show(axes, small, np.isfinite(small), norm)
+    bar = figure.colorbar(ScalarMappable(norm, COLOURS), ax=cells[len(row.maps)])
+    _label_metres(bar.ax, norm)
+    bar.set_label("m", fontsize=7)
+    bar.ax.tick_params(labelsize=7)
+    if row.error is not None:
+        scale = Normalize(0, 0.6)
+        small, axes = shrink_map(row.error, 320), next(free)
+        axes.set_facecolor("0.6")
+        axes.imshow(np.ma.masked_invalid(small), cmap="magma", norm=scale)
+        bar = figure.colorbar(ScalarMappable(scale, "magma"), ax=axes)
+        bar.set_label("relative", fontsize=7)
+        bar.ax.tick_params(labelsize=7)
+    if row.mask is not None:
+        next(free).imshow(row.mask, cmap="gray", vmin=0, vmax=1)
