@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.text import Text
 
 from dart.analysis import load_runs
-from dart.analysis.figures import QUADRANTS, colour_variants, trade_off
+from dart.analysis.figures import colour_variants, trade_off
+from dart.analysis.figures.scatter import QUADRANTS
 from tests.helpers.study_results import FakeRun, adapted, untouched, write_study
 
 
