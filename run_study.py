@@ -9,13 +9,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from dart.errors import UserError, did_you_mean
+from dart.errors import Stopped, UserError, did_you_mean
 from dart.studies.plan import Plan, make_plan
 from dart.studies.spec import Study, load_spec
 
 EXIT = """\
 exit status: 0 all runs finished; 1 some failed (they are recorded, and the others are done);
-2 a mistake in what was given, nothing ran; 130 stopped by Ctrl-C, finished runs are kept.
+2 a mistake in what was given, nothing ran; 130 stopped by Ctrl-C, 143 by SIGTERM: finished
+runs are kept, the run in flight keeps its training state, and the same command goes on.
 """
 
 
@@ -33,9 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         print("stopped: finished runs are kept; the same command goes on", file=sys.stderr)
-        return 130
+        return 128 + getattr(stopped, "signum", signal.SIGINT)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -58,11 +59,21 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--retry-failed", action="store_true", help="run failed runs again")
     parser.add_argument("--device", default="cpu", help="a torch device: cpu (default), cuda")
+    parser.add_argument(
+        "--time-limit", metavar="SECONDS", type=_seconds, help="a run that takes longer has failed"
+    )
     return parser.parse_args(arguments)
 
 
-def _stop(_signum: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
+    return seconds
+
+
+def _stop(signum: int, _frame: FrameType | None) -> NoReturn:
+    raise Stopped(signum)
 
 
 def _check_only(only: list[str], study: Study) -> None:
@@ -142,6 +153,7 @@ def _plan_to_dict(study: Study, plan: Plan) -> dict[str, Any]:
 def _run(study: Study, results: Path, options: argparse.Namespace) -> int:
     # Slow to import, and --plan does without.
     from dart.studies.execute import execute_study
+    from dart.studies.failures import read_kinds
     from dart.studies.progress import make_reporter
     from dart.studies.runner import Options
 
@@ -150,7 +162,10 @@ def _run(study: Study, results: Path, options: argparse.Namespace) -> int:
         results,
         reporter=make_reporter(),
         options=Options(
-            only=tuple(options.only), retry_failed=options.retry_failed, device=options.device
+            only=tuple(options.only),
+            retry=read_kinds(["all"] if options.retry_failed else []),
+            device=options.device,
+            time_limit=options.time_limit,
         ),
     )
     _show_table(study, results, as_json=options.json)

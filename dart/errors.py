@@ -8,6 +8,18 @@ class UserError(ValueError):
     """A mistake in what the user gave; its text is one line, and the command exits with 2."""
 
 
+class Stopped(KeyboardInterrupt):
+    """The process was told to end; whoever works on something long keeps its state and ends."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+class TimeLimit(BaseException):
+    """A run took longer than it was allowed; not an Exception, so that no run can swallow it."""
+
+
 def did_you_mean(value: str, allowed: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest allowed word, or an empty text."""
     matches = get_close_matches(value, list(allowed), n=1, cutoff=0.6)

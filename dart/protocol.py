@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 
 from dart.checkpoint_header import resolve_checkpoint
 from dart.data.dataset import Sample, collate, open_domain
-from dart.errors import UserError
+from dart.errors import Stopped, UserError
 from dart.metrics import compare, measure_image
 from dart.models import DepthNet, create_model
 from dart.models.checkpoint import load_pretrained, save_adapter
@@ -37,6 +37,9 @@ from dart.training.loop import Step, Trainer, read_state, write_state
 
 EVALUATION_BATCH = 16
 SAVE_EVERY = 20
+"""Steps after which the state of training may be kept."""
+SAVE_SECONDS = 2.0
+"""Time between two states: saving one takes tens of milliseconds."""
 PICTURES = {"target": 3, "source": 2, "held_out": 1}
 
 
@@ -153,32 +156,71 @@ def _adapt(
     recipe: Recipe,
     *,
     device: torch.device,
-    state: Path | None,
+    state: "_State",
     on_step: Callable[[int, int, float], None],
 ) -> list[Step]:
-    """Train on the target and return the history.
-
-    Args:
-        state: File that the training state is kept in, and gone on from if it exists.
-    """
+    """Train on the target and return the history."""
     set_trainable(model, recipe.training.trainable)
     if count_trainable(model) == 0:  # the variant `none` with trainable: [adapters]
         return []
     data = open_domain(recipe.protocol.target, "train")
     trainer = Trainer(model, data, recipe.training, recipe.seed, device)
-    if state is not None and state.exists():
-        saved = read_state(state)
-        if saved.get("key") != recipe.key:
-            raise UserError(f"{state} belongs to another recipe; give the options it began with")
-        trainer.load(saved["trainer"])
+    state.restore(trainer)
 
     def after_step(step: Step) -> None:
         done = step.step + 1
-        if state is not None and done % SAVE_EVERY == 0:
-            write_state(state, {"key": recipe.key, "trainer": trainer.state()})
-        on_step(done, recipe.training.steps, step.loss)
+        if done % SAVE_EVERY == 0 or done == recipe.training.steps:
+            state.save(trainer)
+        try:
+            on_step(done, recipe.training.steps, step.loss)
+        except Stopped:
+            state.save(trainer, at_once=True)
+            raise
 
     return trainer.run(on_step=after_step)
+
+
+class _State:
+    """The training state of one recipe in a file: an interrupted run goes on from there.
+
+    Args:
+        path: The file; nothing is kept without one.
+        key: The recipe's.
+    """
+
+    def __init__(self, path: Path | None, key: str) -> None:
+        self.path = path
+        self.key = key
+        self.seconds_before = 0.0
+        self.started = self.saved = time.perf_counter()
+
+    def restore(self, trainer: Trainer) -> None:
+        """Give the trainer the state in the file, if there is one.
+
+        Raises:
+            UserError: It is damaged, or of another recipe.
+        """
+        if self.path is None or not self.path.exists():
+            return
+        content = read_state(self.path)
+        if content.get("key") != self.key:
+            raise UserError(
+                f"{self.path} belongs to another recipe; give the options it began with"
+            )
+        trainer.load(content["trainer"])
+        self.seconds_before = float(content.get("seconds", 0.0))
+
+    def seconds(self) -> float:
+        """Return how long the run has taken, earlier parts included."""
+        return self.seconds_before + time.perf_counter() - self.started
+
+    def save(self, trainer: Trainer, *, at_once: bool = False) -> None:
+        """Write the file, unless that was done moments ago."""
+        now = time.perf_counter()
+        if self.path is not None and (at_once or now - self.saved >= SAVE_SECONDS):
+            content = {"key": self.key, "seconds": self.seconds(), "trainer": trainer.state()}
+            write_state(self.path, content)
+            self.saved = time.perf_counter()
 
 
 class _Measurements:
@@ -259,15 +301,17 @@ def run_recipe(
         folder: Where the record goes; the caller commits it.
         results: Root of all results; holds the measurements before adaptation.
         device: A torch device.
-        state: Keeps the state of training every few steps, so that an interrupted run can go on.
+        state: Keeps the state of training every few seconds and when the run is stopped, so that
+            it can go on; the caller removes it once the record is safe.
         on_step: Called with steps done, steps in all and the loss after every step.
 
     Raises:
         Diverged: If the loss is no longer finite.
-        UserError: If the checkpoint or a data set cannot be used.
+        UserError: If the checkpoint, a data set or the state cannot be used.
+        Stopped: If ``on_step`` raised it; the state is kept.
         RuntimeError: If a frozen parameter or buffer changed.
     """
-    started, clock, where = datetime.now(UTC), time.perf_counter(), torch.device(device)
+    started, where, kept = datetime.now(UTC), torch.device(device), _State(state, recipe.key)
     untouched = recipe.variant == ZERO_SHOT
     model = _load(recipe, where)
     set_trainable(model, () if untouched else recipe.training.trainable)
@@ -275,7 +319,7 @@ def run_recipe(
     model.adapters_enabled = False
     measurements = _Measurements(model, recipe, results=results, device=where)
     model.adapters_enabled = True
-    history = [] if untouched else _adapt(model, recipe, device=where, state=state, on_step=on_step)
+    history = [] if untouched else _adapt(model, recipe, device=where, state=kept, on_step=on_step)
     if frozen_hash(model) != frozen:
         raise RuntimeError("a frozen parameter or buffer changed during training")
     errors = measurements.errors(None if untouched else model)
@@ -304,13 +348,11 @@ def run_recipe(
         "environment": describe_environment(device=str(where), threads=torch.get_num_threads()),
         "started": started.isoformat(),
         "ended": datetime.now(UTC).isoformat(),
-        "wall_seconds": round(time.perf_counter() - clock, 3),
+        "wall_seconds": round(kept.seconds(), 3),
     }
     errors.to_parquet(folder / "per_image.parquet", index=False)
     steps = pd.DataFrame([asdict(step) for step in history], columns=[f.name for f in fields(Step)])
     steps.to_parquet(folder / "history.parquet", index=False)
     (folder / "recipe.json").write_text(recipe.model_dump_json(indent=1))
     (folder / "result.json").write_text(json.dumps(result, indent=1, allow_nan=False))
-    if state is not None:
-        state.unlink(missing_ok=True)
     return result

@@ -132,9 +132,12 @@ class StudyTracker:
         self.client.update_run(run, status="RUNNING")
         self._log_params(run, recipe)
 
-    def abandon(self, cell: Mapping[str, Any]) -> None:
-        """Note that a cell was interrupted."""
-        self.client.set_terminated(self.runs[cell["key"]].info.run_id, "KILLED")
+    def abandon(self, cell: Mapping[str, Any], *, failure: str | None = None) -> None:
+        """Note that a cell was interrupted, or cut off by a failure of the machine."""
+        run = self.runs[cell["key"]].info.run_id
+        if failure is not None:
+            self.client.set_tag(run, "dart.failure", failure)
+        self.client.set_terminated(run, "KILLED" if failure is None else "FAILED")
 
     def sync(
         self,
@@ -165,13 +168,19 @@ class StudyTracker:
         for name in (*ARTIFACTS, *FAILURE_ARTIFACTS):
             if (folder / name).exists():
                 self.client.log_artifact(run, str(folder / name))
-        if status == "FAILED":
-            self.client.set_tag(run, "dart.reason", result.get("reason", "")[:TAG_LENGTH])
-        elif known is not None and "dart.reason" in known.data.tags:
-            self.client.delete_tag(run, "dart.reason")
+        self._tag_failure(run, result)
         self.client.set_tag(run, "dart.logged", attempt)
         self.client.set_terminated(run, status, _ended(result))
         self.runs[cell["key"]] = self.client.get_run(run)
+
+    def _tag_failure(self, run: str, result: Mapping[str, Any]) -> None:
+        tags = {"dart.failure": result.get("failure"), "dart.reason": result.get("reason")}
+        old = self.client.get_run(run).data.tags
+        for name, value in tags.items():
+            if result["status"] == "failed" and value:
+                self.client.set_tag(run, name, value[:TAG_LENGTH])
+            elif name in old:
+                self.client.delete_tag(run, name)
 
     def close(
         self, status: str, *, summary: Mapping[str, float], artifacts: Sequence[Path] = ()

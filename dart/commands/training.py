@@ -115,6 +115,7 @@ def train(options: Namespace) -> int:
         except Diverged as error:
             console.print(f"failed: {error}")
             return 1
+    state.unlink(missing_ok=True)
     _print_outcome(result)
     console.print(f"The record lies in {folder}")
     return 0

@@ -6,25 +6,22 @@ only the run in flight is lost: every other one was committed by a rename.
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from dart.recipe import ZERO_SHOT
-from dart.studies.folders import (
-    cannot_write,
-    clean_stale,
-    prepare_results,
-    write_atomic,
-)
+from dart.studies.executor import Executor, InlineExecutor
+from dart.studies.folders import cannot_write, clean_stale, prepare_results, write_atomic
 from dart.studies.lock import lock_study
 from dart.studies.plan import Cell, Planner, is_exhaustive, search_identity
 from dart.studies.progress import Reporter
 from dart.studies.records import read_cells, read_result
 from dart.studies.runner import CellRunner, Options, SafeTracker, in_study_metric
 from dart.studies.spec import Study
+from dart.studies.stopping import StopRequest
 
 SUMMARY = ("target_after", "adaptation", "forgetting", "forgetting_relative", "held_out_after")
 
@@ -53,9 +50,11 @@ def execute_study(study: Study, results: Path, *, reporter: Reporter, options: O
     """
     folder = prepare_results(results, study.name)
     try:
-        with lock_study(folder):
+        with lock_study(folder), StopRequest() as stop:
             clean_stale(results)
-            return _StudyRun(study, results, folder, reporter, options).run()
+            executor = InlineExecutor(options.run, stop=stop, on_step=reporter.step)
+            with closing(executor):
+                return _StudyRun(study, folder, executor, reporter=reporter, options=options).run()
     except BrokenPipeError:  # the terminal went away, not the disk
         raise
     except OSError as error:
@@ -101,8 +100,15 @@ class Ledger:
 
 class _StudyRun:
     def __init__(
-        self, study: Study, results: Path, folder: Path, reporter: Reporter, options: Options
+        self,
+        study: Study,
+        folder: Path,
+        executor: Executor,
+        *,
+        reporter: Reporter,
+        options: Options,
     ) -> None:
+        results = folder.parent.parent
         self.study = study
         self.folder = folder
         self.reporter = reporter
@@ -110,7 +116,12 @@ class _StudyRun:
         self.planner = Planner(study)
         self.ledger = Ledger(study, self.planner, folder, results=results)
         self.runner = CellRunner(
-            results, study.spec.protocol.metric, reporter=reporter, options=options
+            results,
+            folder,
+            study.spec.protocol.metric,
+            executor=executor,
+            reporter=reporter,
+            options=options,
         )
 
     def run(self) -> Outcome:
@@ -125,8 +136,9 @@ class _StudyRun:
             self.runner.log_known(self.ledger.cells.values())
             missing = sum(search.runs_left() for search in searches)
             self.runner.announce(wanted, more=missing)
-            for cell in wanted:
-                self.runner.run(cell)
+            # The untouched network first: it measures what every other run reads.
+            self.runner.run(wanted[:1])
+            self.runner.run(wanted[1:])
             for search in searches:
                 search.run()
             return self._outcome()
@@ -161,7 +173,7 @@ class _StudyRun:
                 name,
                 storage=storage,
                 run_trial=self._run_trial,
-                retry_failed=self.options.retry_failed,
+                retry_failed=bool(self.options.retry),
             )
             for name in names
         ]
@@ -177,7 +189,7 @@ class _StudyRun:
         for cell in cells:
             if not self.runner.needs_run(cell):
                 self.reporter.skip()
-        return [self.runner.run(self.ledger.cells[cell.key]) for cell in cells]
+        return self.runner.run([self.ledger.cells[cell.key] for cell in cells])
 
     def _outcome(self) -> Outcome:
         names = {ZERO_SHOT, *self._variants()}

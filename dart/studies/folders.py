@@ -93,6 +93,15 @@ def _discard_failed(results: Path, key: str) -> None:
         shutil.rmtree(old)
 
 
+def describe_files(folder: Path) -> dict[str, int]:
+    """Return name -> bytes of every file of a run but its record, which will hold this."""
+    return {
+        path.name: path.stat().st_size
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name != "result.json"
+    }
+
+
 def clean_stale(results: Path) -> None:
     """Remove what processes that no longer live left half-written."""
     for path in (results / "runs").glob(".tmp-*"):

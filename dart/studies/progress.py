@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import TextIOBase
 from typing import IO, Any, Protocol, runtime_checkable
 
@@ -17,8 +17,8 @@ from dart.studies.plan import Cell
 class Reporter(Protocol):
     """Is told what happens to each run of a study."""
 
-    def begin(self, *, total: int, done: int) -> None:
-        """Note how many runs there are and how many need not run."""
+    def begin(self, *, total: int, records: Sequence[Mapping[str, Any]]) -> None:
+        """Note how many runs there are, and the records of those that need not run."""
         ...
 
     def start(self, cell: Cell) -> None:
@@ -94,9 +94,9 @@ class PlainReporter:
         self.stream = stream
         self.clock = Clock()
 
-    def begin(self, *, total: int, done: int) -> None:
+    def begin(self, *, total: int, records: Sequence[Mapping[str, Any]]) -> None:
         """Set the counts."""
-        self.clock.total, self.clock.done = total, done
+        self.clock.total, self.clock.done = total, len(records)
         self.clock.started = time.monotonic()
 
     def start(self, cell: Cell) -> None:  # noqa: ARG002
@@ -157,10 +157,10 @@ class LiveReporter(PlainReporter):
         self.task = self.bar.add_task("", total=1)
         self.label = ""
 
-    def begin(self, *, total: int, done: int) -> None:
+    def begin(self, *, total: int, records: Sequence[Mapping[str, Any]]) -> None:
         """Set the counts and show the bar."""
-        super().begin(total=total, done=done)
-        self.bar.update(self.task, total=total, completed=done)
+        super().begin(total=total, records=records)
+        self.bar.update(self.task, total=total, completed=self.clock.done)
         self.bar.start()
 
     def start(self, cell: Cell) -> None:

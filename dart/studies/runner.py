@@ -1,42 +1,19 @@
-"""One cell: trained by a function that is given, committed by a rename, logged by a tracker."""
+"""Which cells need a run, in what order they get it, and who is told what came of it."""
 
-import json
-import shutil
-import time
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from dart.errors import UserError
 from dart.metrics import compare
-from dart.recipe import Recipe
-from dart.studies.folders import commit_run, open_run
+from dart.studies.executor import Ending, Executor
+from dart.studies.failures import ATTEMPTS, Failure, describe_error, may_heal
 from dart.studies.plan import Cell
 from dart.studies.progress import Reporter
-from dart.studies.records import read_result, run_folder
-
-REASON_LENGTH = 500
-
-
-@runtime_checkable
-class RunFunction(Protocol):
-    """Trains and measures one recipe and writes its record: ``dart.protocol.run_recipe``."""
-
-    def __call__(
-        self,
-        recipe: Recipe,
-        folder: Path,
-        *,
-        results: Path,
-        device: str,
-        on_step: Callable[[int, int, float], None],
-    ) -> Mapping[str, Any]:
-        """Return the record that was written to ``folder/result.json``."""
-        ...
+from dart.studies.records import KEY_LENGTH, read_result, run_folder
+from dart.studies.worker import RunFunction, Task, commit_failure
 
 
 @runtime_checkable
@@ -47,8 +24,8 @@ class Tracker(Protocol):
         """Note that a cell is being trained."""
         ...
 
-    def abandon(self, cell: Mapping[str, Any]) -> None:
-        """Note that a cell was interrupted."""
+    def abandon(self, cell: Mapping[str, Any], *, failure: str | None = None) -> None:
+        """Note that a cell was interrupted, or cut off by a failure of the machine."""
         ...
 
     def sync(
@@ -75,10 +52,12 @@ class Options:
 
     only: tuple[str, ...] = ()
     """Variants to run; all where empty."""
-    retry_failed: bool = False
-    """Run failed cells again."""
+    retry: frozenset[Failure] = frozenset()
+    """Kinds of failures whose cells are run again."""
     device: str = "cpu"
     """A torch device."""
+    time_limit: float | None = None
+    """Seconds that one run may take."""
     run: RunFunction | None = None
     """In the place of ``dart.protocol.run_recipe``."""
     track: bool = True
@@ -86,15 +65,31 @@ class Options:
 
 
 class CellRunner:
-    """Runs single cells and commits their records."""
+    """Brings cells to an executor and their records to the tracker and the terminal.
 
-    def __init__(self, results: Path, metric: str, *, reporter: Reporter, options: Options) -> None:
+    Args:
+        results: The results folder.
+        study_folder: The study's own, where states of training are kept.
+        metric: The study's metric.
+    """
+
+    def __init__(
+        self,
+        results: Path,
+        study_folder: Path,
+        metric: str,
+        *,
+        executor: Executor,
+        reporter: Reporter,
+        options: Options,
+    ) -> None:
         self.results = results
+        self.states = study_folder / "states"
         self.metric = metric
+        self.executor = executor
         self.reporter = reporter
         self.options = options
         self.tracker: SafeTracker | None = None
-        self.function = options.run
         self.retried: set[str] = set()
 
     def log_known(self, cells: Iterable[Cell]) -> None:
@@ -105,9 +100,9 @@ class CellRunner:
                 self._log(cell, result)
 
     def announce(self, cells: Sequence[Cell], *, more: int) -> None:
-        """Tell the reporter how many runs there are and how many are done."""
-        done = sum(not self.needs_run(cell) for cell in cells)
-        self.reporter.begin(total=len(cells) + more, done=done)
+        """Tell the reporter how many runs there are and which are done."""
+        records = [read_result(self.results, c.key) for c in cells if not self.needs_run(c)]
+        self.reporter.begin(total=len(cells) + more, records=[r for r in records if r])
 
     def _log(self, cell: Cell, result: Mapping[str, Any]) -> None:
         if self.tracker is not None:
@@ -117,72 +112,120 @@ class CellRunner:
     def needs_run(self, cell: Cell) -> bool:
         """Say whether a cell has no record, or a failed one that is to be tried again."""
         result = read_result(self.results, cell.key)
-        if result is None:
+        if result is None or may_heal(result):
             return True
-        retry = self.options.retry_failed and cell.key not in self.retried
-        return retry and result["status"] == "failed"
+        if result["status"] != "failed" or cell.key in self.retried:
+            return False
+        return result.get("failure", "bug") in self.options.retry
 
-    def run(self, cell: Cell) -> dict[str, Any]:
-        """Return the record of a cell, running it if there is none.
+    def run(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+        """Return the records of cells, running those that need it.
 
         Raises:
-            OSError: If the record cannot be written.
+            OSError: If a record cannot be written.
+            UserError: If the executor cannot run anything.
+            KeyboardInterrupt: The process was told to end; training keeps its state.
         """
-        if self.needs_run(cell):
-            self._train(cell)
-        result = read_result(self.results, cell.key)
-        assert result is not None
-        self._log(cell, result)
-        return result
+        unique = {cell.key: cell for cell in cells}
+        missing = [cell for cell in unique.values() if self.needs_run(cell)]
+        if missing:
+            self.states.mkdir(exist_ok=True)
+            _Batch(self).run(missing)
+        results = []
+        for cell in cells:
+            result = read_result(self.results, cell.key)
+            assert result is not None
+            self._log(cell, result)
+            results.append(result)
+        return results
 
-    def _train(self, cell: Cell) -> None:
-        function = self.function = self.function or load_run_function(self.options.device)
+    def begin(self, cell: Cell, *, alone: bool) -> Task:
+        """Submit one attempt at a cell."""
+        known = read_result(self.results, cell.key)
+        task = Task(
+            cell.recipe,
+            self.results,
+            self.states / f"{cell.key[:KEY_LENGTH]}.pt",
+            device=self.options.device,
+            time_limit=self.options.time_limit,
+            attempt=1 + int(known.get("attempts", 1) if known else 0),
+            alone=alone,
+        )
         self.retried.add(cell.key)
+        self.executor.submit(task)
         self.reporter.start(cell)
         if self.tracker is not None:
             self.tracker.start(cell)
-        folder = open_run(self.results, cell.key)
-        try:
-            result = self._attempt(function, cell, folder)
-            commit_run(folder, self.results, cell.key)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            if self.tracker is not None:
-                self.tracker.abandon(cell)
-            raise
-        self.reporter.end(cell, result)
+        return task
 
-    def _attempt(self, function: RunFunction, cell: Cell, folder: Path) -> Mapping[str, Any]:
-        started, clock = datetime.now(UTC), time.perf_counter()
+    def end(self, cell: Cell, result: Mapping[str, Any]) -> None:
+        """Report a run that will not be tried again."""
+        self.reporter.end(cell, result)
+        self._log(cell, result)
+
+    def abandon(self, cells: Iterable[Cell], failure: str | None) -> None:
+        """Report runs that were cut off."""
+        for cell in cells:
+            if self.tracker is not None:
+                self.tracker.abandon(cell, failure=failure)
+
+
+@dataclass
+class _Batch:
+    """Runs cells, as many at once as the executor has slots; what may heal is tried again."""
+
+    runner: CellRunner
+    waiting: deque[tuple[Cell, bool]] = field(default_factory=deque)
+    """Cells, and whether they must run alone: those come last."""
+    running: dict[str, tuple[Cell, bool]] = field(default_factory=dict)
+
+    def run(self, cells: Sequence[Cell]) -> None:
+        """Run until every cell has a record that stays."""
+        self.waiting.extend((cell, self._ran_out_of_memory(cell)) for cell in cells)
         try:
-            function(
-                cell.recipe,
-                folder,
-                results=self.results,
-                device=self.options.device,
-                on_step=self.reporter.step,
-            )
-            return json.loads((folder / "result.json").read_text())
-        except Exception as error:
-            text = traceback.format_exc()
-            result = {
-                "key": cell.key,
-                "status": "failed",
-                "reason": describe_error(error),
-                "variant": cell.recipe.variant,
-                "hyperparameters": cell.recipe.hyperparameters,
-                "seed": cell.recipe.seed,
-                "metric": cell.recipe.protocol.metric,
-                "started": started.isoformat(),
-                "ended": datetime.now(UTC).isoformat(),
-                "wall_seconds": round(time.perf_counter() - clock, 3),
-            }
-        for path in folder.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        (folder / "traceback.txt").write_text(text)
-        (folder / "recipe.json").write_text(cell.recipe.model_dump_json(indent=1))
-        (folder / "result.json").write_text(json.dumps(result, indent=1))
-        return result
+            while self.waiting or self.running:
+                self._fill()
+                for ending in self.runner.executor.wait_any():
+                    self._take(ending)
+        except BaseException as error:
+            self.runner.executor.cancel()
+            failure = "out_of_disk" if isinstance(error, OSError) else None
+            self.runner.abandon([cell for cell, _ in self.running.values()], failure)
+            raise
+
+    def _ran_out_of_memory(self, cell: Cell) -> bool:
+        known = read_result(self.runner.results, cell.key)
+        return known is not None and known.get("failure") == "out_of_memory"
+
+    def _fill(self) -> None:
+        self.waiting = deque(sorted(self.waiting, key=lambda entry: entry[1]))
+        while self.waiting and len(self.running) < self.runner.executor.slots:
+            cell, alone = self.waiting[0]
+            if self.running and (alone or any(lone for _, lone in self.running.values())):
+                return
+            self.waiting.popleft()
+            self.running[cell.key] = (cell, alone)
+            self.runner.begin(cell, alone=alone)
+
+    def _take(self, ending: Ending) -> None:
+        cell, _ = self.running.pop(ending.task.key)
+        failure = ending.lost
+        if failure is not None and failure != "preempted":
+            commit_failure(ending.task, failure, reason=ending.reason)
+        result = read_result(self.runner.results, cell.key)
+        if failure == "preempted" or result is None or may_heal(result):
+            self.waiting.append((cell, bool(result) and self._ran_out_of_memory(cell)))
+            self.runner.reporter.note(_describe_retry(cell, ending, result))
+            return
+        self.runner.end(cell, result)
+
+
+def _describe_retry(cell: Cell, ending: Ending, result: Mapping[str, Any] | None) -> str:
+    if result is None or ending.lost == "preempted":
+        return f"{cell.label}: cut off ({ending.reason or 'no record'}); it is run again"
+    failure = result["failure"]
+    tries = f"attempt {result['attempts']} of {ATTEMPTS[failure]}"
+    return f"{cell.label}: {failure.replace('_', ' ')}, {tries}; it is run again"
 
 
 class SafeTracker:
@@ -200,10 +243,10 @@ class SafeTracker:
         with self._tolerant():
             self.tracker.start(cell.to_dict(), cell.recipe.model_dump())
 
-    def abandon(self, cell: Cell) -> None:
-        """Note that a cell was interrupted."""
+    def abandon(self, cell: Cell, *, failure: str | None) -> None:
+        """Note that a cell was cut off."""
         with self._tolerant():
-            self.tracker.abandon(cell.to_dict())
+            self.tracker.abandon(cell.to_dict(), failure=failure)
 
     def sync(self, cell: Cell, result: Mapping[str, Any], folder: Path) -> None:
         """Log a committed cell."""
@@ -230,35 +273,8 @@ class SafeTracker:
             )
 
 
-def describe_error(error: BaseException) -> str:
-    """Return one line; the kind of error is named unless the text was written for people."""
-    text = " ".join(str(error).split())
-    if not isinstance(error, ValueError) or not text:
-        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return text if len(text) <= REASON_LENGTH else text[: REASON_LENGTH - 3] + "..."
-
-
 def in_study_metric(result: Mapping[str, Any], metric: str) -> dict[str, Any]:
     """Return a run's outcome in a study's metric; the run may be another study's too."""
     if result["status"] != "finished" or result.get("metric") == metric:
         return {}
     return {"metric": metric, **compare(result["domains"], metric)}
-
-
-def load_run_function(device: str) -> RunFunction:
-    """Return ``dart.protocol.run_recipe`` once the device is known to work.
-
-    Raises:
-        UserError: If torch cannot use the device.
-    """
-    # torch takes seconds to import, and a study whose runs are all done needs none of it.
-    import torch  # noqa: PLC0415
-
-    from dart.protocol import run_recipe  # noqa: PLC0415
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device {device}: not usable here: {reason}") from None
-    return run_recipe

@@ -1,6 +1,8 @@
 """The training loop: sixty lines that every variant goes through."""
 
+import io
 import math
+import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -33,10 +35,23 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def write_state(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a training state; the file is whole or absent."""
-    partial = path.with_suffix(".partial")
-    torch.save(dict(content), partial)
-    partial.replace(path)
+    """Write a training state; the file is whole or absent.
+
+    Raises:
+        OSError: If it cannot be written; torch's own writer does not say why.
+    """
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 class Diverged(ValueError):

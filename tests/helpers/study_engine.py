@@ -19,6 +19,7 @@ import pandas as pd
 from dart.metrics import compare
 from dart.recipe import ZERO_SHOT, Recipe
 from dart.studies.execute import Outcome, execute_study
+from dart.studies.failures import read_kinds
 from dart.studies.progress import PlainReporter
 from dart.studies.runner import Options
 from dart.studies.spec import load_spec
@@ -88,6 +89,7 @@ class FakeRun:
         *,
         results: Path,  # noqa: ARG002
         device: str,  # noqa: ARG002
+        state: Path | None,  # noqa: ARG002
         on_step: Callable[[int, int, float], None],
     ) -> dict[str, Any]:
         started = datetime.now(UTC)
@@ -162,6 +164,8 @@ def make_result(recipe: Recipe) -> dict[str, Any]:
 def run_toy(path: Path, results: Path, run: FakeRun | None = None, **options: Any) -> Outcome:
     """Run a study with the stand-in, without MLflow unless ``track=True``."""
     options.setdefault("track", False)
+    if options.pop("retry_failed", False):
+        options["retry"] = read_kinds(["all"])
     with own_registry():
         return execute_study(
             load_spec(path),
@@ -185,8 +189,8 @@ def main() -> int:
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as stopped:
+        return 128 + getattr(stopped, "signum", 2)
     return 0
 
 

@@ -14,10 +14,10 @@ import pytest
 
 from dart.errors import UserError
 from dart.recipe import ZERO_SHOT
+from dart.studies.failures import describe_error
 from dart.studies.folders import clean_stale, commit_run, open_run
 from dart.studies.lock import lock_study
 from dart.studies.records import run_folder
-from dart.studies.runner import describe_error
 from tests.helpers.study_engine import FakeRun, run_toy, write_study
 
 TWO = "variants: {plain: {}, tuned: {rank: [4, 8]}}\nbudget: {seeds: [0, 1]}\n"
@@ -169,7 +169,7 @@ def test_a_disk_that_fills_up_stops_the_study_with_one_line(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dart.studies.runner.commit_run", full)
+    monkeypatch.setattr("dart.studies.worker.commit_run", full)
     with pytest.raises(UserError, match="no space left on device"):
         run_toy(write_study(tmp_path, TWO), tmp_path)
     assert list((tmp_path / "runs").iterdir()) == []
@@ -259,7 +259,9 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     engine.stop()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
 def test_a_stopped_process_loses_only_the_run_in_flight(
     number: signal.Signals, status: int, engine: Engine
 ) -> None:
