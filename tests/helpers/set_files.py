@@ -90,7 +90,7 @@ def picture(size: tuple[int, int]) -> Pixels:
 
 def write_picture(path: Path, size: tuple[int, int]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture(size)).save(path, **({"quality": 98} if path.suffix != ".png" else {}))
+    Image.fromarray(picture(size)).save(path, quality=98)
     return path
 
 

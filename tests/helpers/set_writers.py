@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
 import h5py
 import numpy as np
 import OpenEXR
@@ -133,8 +132,10 @@ def mei_rays(size: tuple[int, int], gamma: tuple[float, ...], lens: Mapping[str,
     for _ in range(300):
         square = x**2 + y**2
         shrink = 1 + k1 * square + k2 * square**2
-        x = (wanted_x - 2 * p1 * x * y - p2 * (square + 2 * x**2)) / shrink
-        y = (wanted_y - p1 * (square + 2 * y**2) - 2 * p2 * x * y) / shrink
+        x, y = (
+            (wanted_x - 2 * p1 * x * y - p2 * (square + 2 * x**2)) / shrink,
+            (wanted_y - p1 * (square + 2 * y**2) - 2 * p2 * x * y) / shrink,
+        )
     square = x**2 + y**2
     with np.errstate(invalid="ignore"):
         factor = (xi + np.sqrt(1 + (1 - xi**2) * square)) / (1 + square)
@@ -348,20 +349,31 @@ def hypersim(root: Path) -> Published:
     )
 
 
-FREIBURG1 = np.array([[517.306408, 0, 318.643040], [0, 516.469215, 255.313989], [0, 0, 1]])
-FREIBURG1_DISTORTION = np.array([0.262383, -0.953104, -0.005358, 0.002628, 1.163314])
+FREIBURG1 = (517.306408, 516.469215, 318.643040, 255.313989)
+FREIBURG1_DISTORTION = (0.262383, -0.953104, -0.005358, 0.002628, 1.163314)
+
+
+def freiburg1_rays(size: tuple[int, int]) -> Pixels:
+    """Return rays of OpenCV's radial-tangential model by fixed-point iteration."""
+    fx, fy, cx, cy = FREIBURG1
+    k1, k2, p1, p2, k3 = FREIBURG1_DISTORTION
+    u, v = pixel_grid(size)
+    wanted_x, wanted_y = (u - cx) / fx, (v - cy) / fy
+    x, y = wanted_x.copy(), wanted_y.copy()
+    for _ in range(100):
+        square = x**2 + y**2
+        grow = 1 + square * (k1 + square * (k2 + square * k3))
+        x, y = (
+            (wanted_x - 2 * p1 * x * y - p2 * (square + 2 * x**2)) / grow,
+            (wanted_y - p1 * (square + 2 * y**2) - 2 * p2 * x * y) / grow,
+        )
+    return unit(x, y, np.ones_like(x))
 
 
 def tum_rgbd(root: Path) -> Published:
     """Three pictures; the second has no depth within 0.02 s."""
     size = (480, 640)
-    u, v = pixel_grid(size)
-    points = np.stack([u, v], axis=-1).reshape(-1, 1, 2)
-    stop = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 200, 1e-14)
-    plane = cv2.undistortPointsIter(
-        points, FREIBURG1, FREIBURG1_DISTORTION, np.eye(3), np.eye(3), stop
-    ).reshape(*size, 2)
-    rays = unit(plane[..., 0], plane[..., 1], np.ones(size))
+    rays = freiburg1_rays(size)
     stored = quantise(plane_depth(rays, convention="z", plane=3.0), 1 / 5000)
     folder = root / "rgbd_dataset_freiburg1_xyz"
     times = {"1305031102.175304": "1305031102.160407", "1305031102.275326": "1305031102.294600"}

@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -123,7 +124,7 @@ def test_two_workers_read_one_hdf5_file(name: str, tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path, name)
     # Read once in this process: an open handle would be inherited by the workers.
     alone = [dataset[number] for number in range(len(dataset))]
-    loader = DataLoader(dataset, batch_size=1, num_workers=2, collate_fn=collate)
+    loader = DataLoader(cast(Any, dataset), batch_size=1, num_workers=2, collate_fn=collate)
     for wanted, batch in zip(alone, loader, strict=True):
         assert batch.keys == (wanted.key,)
         assert torch.equal(batch.distance[0], wanted.distance)

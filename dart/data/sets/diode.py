@@ -8,14 +8,14 @@ Bounds: 0.6 m, the scanner's nearest, to 25 m indoors and 80 m outdoors.
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from dart.cameras import Camera, Pinhole
 from dart.data.sets.base import DepthDataset, Entry, read_npy, read_rgb
-from dart.data.sets.parts import make_camera
+from dart.data.sets.parts import check_choice, make_camera
 from dart.errors import UserError
 
 _SIZE = (768, 1024)
@@ -27,7 +27,7 @@ class Diode(DepthDataset):
     """The folders ``{train,val}/{indoors,outdoor}/scene_*/scan_*``.
 
     Args:
-        place: Only this kind of scenes; both otherwise.
+        place: ``indoors`` or ``outdoor``; both otherwise.
     """
 
     name: ClassVar[str] = "diode"
@@ -36,10 +36,8 @@ class Diode(DepthDataset):
     min_distance = 0.6
     max_distance = max(_FARTHEST.values())
 
-    def __init__(
-        self, root: Path, *, place: Literal["indoors", "outdoor"] | None = None, **options: Any
-    ) -> None:
-        self._places = [place] if place else list(_FARTHEST)
+    def __init__(self, root: Path, *, place: str | None = None, **options: Any) -> None:
+        self._places = [check_choice("place", place, _FARTHEST)] if place else list(_FARTHEST)
         self.max_distance = max(_FARTHEST[name] for name in self._places)
         super().__init__(root, **options)
 

@@ -7,17 +7,15 @@ Bounds 1e-3 to 80 m.
 """
 
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float32, Shaped, UInt8
 
-from dart.cameras import Camera, Pinhole
+from dart.cameras import Camera, load_calibration
 from dart.data.sets.base import DepthDataset, Entry, read_png16, read_rgb
-from dart.data.sets.parts import depth_path, make_camera, read_lines, read_pairs
-from dart.errors import UserError
+from dart.data.sets.parts import check_choice, depth_path, read_pairs
 
 _KB_SIZE = (352, 1216)
 _COLUMNS = (0.03594771, 0.96405229)
@@ -34,7 +32,7 @@ class KittiEigen(DepthDataset):
         images: Folder of the dates (``2011_09_26``), relative to the root.
         truth: Folder in which the lists' depth paths start, relative to the root.
         kb_crop: Whether frames are cropped to 352 x 1216, bottom and centre, as BTS does.
-        crop: The crop of an evaluation, counted in the (cropped) frame.
+        crop: The crop of an evaluation, ``garg`` or ``eigen``, counted in the (cropped) frame.
     """
 
     name: ClassVar[str] = "kitti_eigen"
@@ -50,11 +48,13 @@ class KittiEigen(DepthDataset):
         images: str = "",
         truth: str = "",
         kb_crop: bool = True,
-        crop: Literal["garg", "eigen"] | None = "garg",
+        crop: str | None = "garg",
         **options: Any,
     ) -> None:
         self._images, self._truth = images, truth
-        self._kb_crop, self._evaluation_crop = kb_crop, crop
+        self._kb_crop = kb_crop
+        self._evaluation_crop = None if crop is None else check_choice("crop", crop, _ROWS)
+        self._cameras: dict[tuple[Path, str], Camera] = {}
         self.without_depth: list[str] = []
         super().__init__(root, **options)
 
@@ -86,9 +86,13 @@ class KittiEigen(DepthDataset):
 
     def _read_camera(self, entry: Entry) -> Camera:
         # DATE/DRIVE/image_02/data/FRAME.png
-        number = entry.image.parents[1].name.removeprefix("image_")
-        camera = _rectified(entry.image.parents[3] / "calib_cam_to_cam.txt", number)
-        return camera.crop(*_kb_corner(camera.size), *_KB_SIZE) if self._kb_crop else camera
+        calibration = entry.image.parents[3] / "calib_cam_to_cam.txt", entry.image.parents[1].name
+        if calibration not in self._cameras:
+            path, name = calibration
+            camera = load_calibration(path, format="kitti", name=name)
+            window = (*_kb_corner(camera.size), *_KB_SIZE)
+            self._cameras[calibration] = camera.crop(*window) if self._kb_crop else camera
+        return self._cameras[calibration]
 
     def _crop(self, size: tuple[int, int]) -> Bool[np.ndarray, "h w"] | None:
         if self._evaluation_crop is None:
@@ -103,16 +107,3 @@ class KittiEigen(DepthDataset):
 
 def _kb_corner(size: tuple[int, int]) -> tuple[int, int]:
     return max(size[0] - _KB_SIZE[0], 0), max((size[1] - _KB_SIZE[1]) // 2, 0)
-
-
-@cache
-def _rectified(path: Path, number: str) -> Camera:
-    """Return the rectified camera ``number`` of a date's calibration."""
-    values = dict(line.split(":", 1) for line in read_lines(path) if ":" in line)
-    try:
-        projection = [float(text) for text in values[f"P_rect_{number}"].split()]
-        width, height = (int(float(text)) for text in values[f"S_rect_{number}"].split())
-        fx, cx, fy, cy = projection[0], projection[2], projection[5], projection[6]
-    except (KeyError, ValueError, IndexError):
-        raise UserError(f"{path}: no readable P_rect_{number} and S_rect_{number}") from None
-    return make_camera(Pinhole, (fx, fy, cx, cy), (height, width), centres="integer")

@@ -27,6 +27,7 @@ _VALIDATION_STEP = 10
 class Kitti360Fisheye(DepthDataset):
     """The frames of DAC's lists where they stand in the root, else of ``data_2d_raw``.
 
+    Frames that a list gives no depth are left out; ``without_depth`` names them.
     Without a list, ``val`` is every tenth frame of drive 0000 and ``train`` the other drives.
 
     Args:
@@ -52,6 +53,7 @@ class Kitti360Fisheye(DepthDataset):
     ) -> None:
         self._depth, self._mask = depth, mask
         self._cameras: dict[str, Camera] = {}
+        self.without_depth: list[str] = []
         super().__init__(root, **options)
 
     def _list(self) -> Iterable[Entry]:
@@ -59,6 +61,7 @@ class Kitti360Fisheye(DepthDataset):
         pairs = read_pairs(listing) if self.split and listing.is_file() else self._scan()
         for image, depth in pairs:
             if depth is None:
+                self.without_depth.append(image)
                 continue
             path = self.root / image
             yield Entry(

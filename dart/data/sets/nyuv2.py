@@ -8,7 +8,7 @@ toolbox counts pixels from 1 where OpenCV, which calibrated them, counts from 0:
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import h5py
 import numpy as np
@@ -17,11 +17,12 @@ from scipy.io import loadmat
 
 from dart.cameras import Camera, Pinhole
 from dart.data.sets.base import DepthDataset, Entry, read_hdf5, read_png16, read_rgb
-from dart.data.sets.parts import depth_path, make_camera, read_named, read_pairs
+from dart.data.sets.parts import check_choice, depth_path, make_camera, read_named, read_pairs
 from dart.errors import UserError
 
 _SIZE = (480, 640)
 _INTRINSICS = (518.8579, 519.4696, 325.5824, 253.7362)
+_ARRAYS = {"raw": "rawDepths", "filled": "depths"}
 _MILLIMETRES = 1000.0
 
 
@@ -52,10 +53,8 @@ class NyuLabelled(_Nyu):
 
     name: ClassVar[str] = "nyuv2_labelled"
 
-    def __init__(
-        self, root: Path, *, depth: Literal["raw", "filled"] = "raw", **options: Any
-    ) -> None:
-        self._depths = "rawDepths" if depth == "raw" else "depths"
+    def __init__(self, root: Path, *, depth: str = "raw", **options: Any) -> None:
+        self._depths = _ARRAYS[check_choice("depth", depth, _ARRAYS)]
         super().__init__(root, **options)
 
     def _list(self) -> Iterable[Entry]:

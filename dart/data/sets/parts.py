@@ -1,6 +1,6 @@
 """What the readers of published data sets share: list files, damaged files, principal points."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -8,7 +8,7 @@ import torch
 
 from dart.cameras import Camera
 from dart.data.sets.base import Entry
-from dart.errors import UserError
+from dart.errors import UserError, did_you_mean
 
 _Lens = TypeVar("_Lens", bound=Camera)
 _Read = TypeVar("_Read")
@@ -62,6 +62,19 @@ def read_named(path: Path, kind: str, read: Callable[[], _Read]) -> _Read:
     except Exception as error:
         reason = " ".join(f"{type(error).__name__} {error}".split())[:160]
         raise UserError(f"{path}: not readable as {kind} ({reason})") from None
+
+
+def check_choice(option: str, value: str, allowed: Iterable[str]) -> str:
+    """Return ``value``.
+
+    Raises:
+        UserError: it is none of ``allowed``.
+    """
+    names = list(allowed)
+    if value not in names:
+        hint = did_you_mean(value, names)
+        raise UserError(f"{option} is '{value}', allowed are {', '.join(names)}{hint}")
+    return value
 
 
 def depth_path(entry: Entry) -> Path:
