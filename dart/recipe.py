@@ -7,10 +7,14 @@ variant, the fingerprints of the data, the pretrained weights and the meaning of
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from pathlib import PurePath
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+from dart.domains import DOMAINS
 
 SEMANTICS = 1
 """Raised by hand whenever a change of ``dart`` would change the outcome of a recipe."""
@@ -32,6 +36,16 @@ class Frozen(BaseModel):
     )
 
 
+def is_domain_file(name: str) -> bool:
+    """Say whether a name is that of a domain's file (``dart.data.domain_file``)."""
+    return name.endswith((".yaml", ".yml"))
+
+
+def domain_label(name: str) -> str:
+    """Return what results call a domain: a file's name without folder and ending."""
+    return PurePath(name).stem if is_domain_file(name) else name
+
+
 class ProtocolSpec(Frozen):
     """What all variants of a study share: network, domains and metric."""
 
@@ -45,6 +59,39 @@ class ProtocolSpec(Frozen):
     """Domains never trained on."""
     metric: MetricName = "abs_rel"
     """The metric of the final table; every metric is recorded."""
+    files: dict[str, str] = {}
+    """Domain -> its file, where it has one; filled in from names that end in ``.yaml``."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_files(cls, content: Any) -> Any:
+        if not isinstance(content, Mapping):
+            return content
+        files = dict(content.get("files", {}))
+
+        def label(name: Any) -> Any:
+            if not isinstance(name, str) or not is_domain_file(name):
+                return name
+            short = domain_label(name)
+            if short in DOMAINS:
+                raise ValueError(f"{name}: '{short}' is a built-in domain; rename the file")
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", short):
+                raise ValueError(f"{name}: name a domain file with letters, digits, _ . and -")
+            if files.setdefault(short, name) != name:
+                raise ValueError(f"{name}: '{short}' is the name of {files[short]} already")
+            return short
+
+        named = {
+            role: content[role] for role in ("source", "target", "held_out") if role in content
+        }
+        for role, names in named.items():
+            listed = isinstance(names, list | tuple)
+            named[role] = tuple(label(name) for name in names) if listed else label(names)
+        return {**content, **named, "files": files}
+
+    def locate(self, domain: str) -> str:
+        """Return the file of a domain, or its name if it is built in."""
+        return self.files.get(domain, domain)
 
     @model_validator(mode="after")
     def _domains_differ(self) -> Self:
@@ -118,6 +165,7 @@ class Recipe(Frozen):
         content = self.model_dump(mode="json")
         content["protocol"].pop("metric")
         content["protocol"].pop("pretrained")  # the hash of its bytes stands for it
+        content["protocol"].pop("files")  # and the fingerprints in ``data`` for these
         return canonical_hash(content)
 
 

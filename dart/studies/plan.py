@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dart.checkpoint_header import hash_checkpoint, resolve_checkpoint
-from dart.domains import fingerprint
+from dart.data.domain_file import fingerprint
 from dart.errors import UserError
 from dart.recipe import ZERO_SHOT, ProtocolSpec, Recipe, TrainingSpec, canonical_hash
 from dart.studies.records import State, estimate_seconds, read_cells, read_result, state_of
@@ -71,7 +71,10 @@ class Resources:
         splits = [(name, "test") for name in protocol.roles]
         splits += [(name, "val") for name, role in protocol.roles.items() if role != "held_out"]
         splits.append((protocol.target, "train"))
-        return cls(digest, {f"{name}/{split}": fingerprint(name, split) for name, split in splits})
+        data = {
+            f"{name}/{split}": fingerprint(protocol.locate(name), split) for name, split in splits
+        }
+        return cls(digest, data)
 
 
 def resolve_recipe(

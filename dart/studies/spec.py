@@ -24,9 +24,9 @@ from pydantic import (
 
 from dart.checkpoint_header import read_metadata, resolve_checkpoint
 from dart.comparison import ComparisonSpec
-from dart.domains import check_domain
+from dart.data.domain_file import find_domain
 from dart.errors import UserError, did_you_mean
-from dart.recipe import ZERO_SHOT, Frozen, ProtocolSpec, TrainingSpec
+from dart.recipe import ZERO_SHOT, Frozen, ProtocolSpec, TrainingSpec, is_domain_file
 from dart.studies.yaml_file import Place, YamlFile, read_yaml
 from dart.variants import VariantInfo, check_hyperparameters, scan_variants, unknown_variant
 
@@ -227,14 +227,14 @@ def load_spec(path: str | Path) -> Study:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise UserError(f"{path}: the file's name names the study; use letters, digits, _ . and -")
     try:
-        spec = StudySpec.model_validate(file.content)
+        spec = StudySpec.model_validate(_join_files(file))
     except ValidationError as error:
         raise UserError(_describe(error, file)) from None
     known = _check_variants(spec, file)
     _check_search(spec, file)
     _check_design(spec, file)
     for place, domain in _domains(spec.protocol):
-        check_domain(domain, where=file.where(place))
+        find_domain(spec.protocol.locate(domain), where=file.where(place))
     try:
         checkpoint = resolve_checkpoint(spec.protocol.pretrained)
         kind = read_metadata(checkpoint)["kind"]
@@ -243,6 +243,24 @@ def load_spec(path: str | Path) -> Study:
     except UserError as error:
         raise UserError(f"{file.where(('protocol', 'pretrained'))}: {error}") from None
     return Study(name, file, spec, known, checkpoint)
+
+
+def _join_files(file: YamlFile) -> dict[str, Any]:
+    """Return the study with the paths of domain files, which are relative to it, joined to its."""
+    protocol = file.content.get("protocol")
+    if not isinstance(protocol, Mapping):
+        return file.content
+
+    def join(name: Any) -> Any:
+        if isinstance(name, list):
+            return [join(item) for item in name]
+        if isinstance(name, str) and is_domain_file(name):
+            return str((file.path.parent / name).resolve())
+        return name
+
+    roles = ("source", "target", "held_out")
+    joined = {key: join(value) if key in roles else value for key, value in protocol.items()}
+    return {**file.content, "protocol": joined}
 
 
 def _domains(protocol: ProtocolSpec) -> list[tuple[Place, str]]:

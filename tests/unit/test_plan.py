@@ -128,7 +128,7 @@ def _recipe_changes() -> Iterator[tuple[str, dict[str, Any]]]:
         value = getattr(recipe.training, name)
         changed = recipe.training.model_copy(update={name: _other(value)})
         yield f"training.{name}", {"training": changed}
-    for name in set(ProtocolSpec.model_fields) - {"metric", "pretrained"}:
+    for name in set(ProtocolSpec.model_fields) - {"metric", "pretrained", "files"}:
         value = getattr(recipe.protocol, name)
         yield (
             f"protocol.{name}",
