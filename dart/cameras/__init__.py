@@ -3,19 +3,44 @@
 from dart.cameras.camera import Camera
 from dart.cameras.embedding import CameraEmbedder, default_camera
 from dart.cameras.files import camera_from_dict, load_camera
+from dart.cameras.distorted import Fisheye624, Mei, RadialTangential
+from dart.cameras.fisheyes import (
+    EUCM,
+    DoubleSphere,
+    Equidistant,
+    Equisolid,
+    Orthographic,
+    RadialPolynomial,
+    Stereographic,
+)
 from dart.cameras.lenses import KannalaBrandt, Pinhole
+from dart.cameras.panorama import Equirectangular
 from dart.cameras.rays import (
     embed_rays,
     generate_fourier_features,
     generate_rays,
     polar_azimuth,
 )
+from dart.cameras.table import LENSES
+from dart.cameras.warp import warp_grid
 
 __all__ = [
+    "EUCM",
+    "LENSES",
     "Camera",
     "CameraEmbedder",
+    "DoubleSphere",
+    "Equidistant",
+    "Equirectangular",
+    "Equisolid",
+    "Fisheye624",
     "KannalaBrandt",
+    "Mei",
+    "Orthographic",
     "Pinhole",
+    "RadialPolynomial",
+    "RadialTangential",
+    "Stereographic",
     "camera_from_dict",
     "default_camera",
     "embed_rays",
@@ -23,4 +48,5 @@ __all__ = [
     "generate_rays",
     "load_camera",
     "polar_azimuth",
+    "warp_grid",
 ]

@@ -7,6 +7,7 @@ so an image's corner is (0, 0).
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
@@ -20,6 +21,7 @@ from dart.errors import UserError
 
 _SMALLEST_SQUARE = 1e-200
 _NUM_PIXEL_PARAMS = 4
+_QUARTERS = 4
 
 # Not typing.Self: beartype refuses it on a method of a class that it has not decorated itself.
 _Lens = TypeVar("_Lens", bound="Camera")
@@ -36,6 +38,11 @@ class Camera(ABC):
 
     model: ClassVar[str]
     param_names: ClassVar[tuple[str, ...]]
+    param_ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    """Lowest and highest value of a parameter, both allowed; fx and fy need not be named."""
+
+    vector_params: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Pairs of parameters that are the x and y of a vector in the image: they turn with it."""
 
     params: Float[Tensor, "*b p"]
     size: tuple[int, int]
@@ -56,8 +63,12 @@ class Camera(ABC):
             wrong = ~values.isfinite()
             if name in ("fx", "fy"):
                 wrong |= values <= 0
+            low, high = self.param_ranges.get(name, (-math.inf, math.inf))
+            wrong |= (values < low) | (values > high)
             if wrong.any():
                 allowed = "positive and finite (pixels)" if name[0] == "f" else "finite"
+                if name in self.param_ranges:
+                    allowed = f"finite and within {low:g}..{high:g}"
                 raise UserError(
                     f"{self.model}: {name} = {values[wrong].flatten()[0].item():g}; "
                     f"it must be {allowed}"
@@ -98,6 +109,11 @@ class Camera(ABC):
         y = (torch.where(usable, v, cy) - cy) / fy
         rays, seen = self._unproject_plane(torch.stack([x, y], dim=-1), params)
         return rays.to(pixels.dtype), seen & usable
+
+    @property
+    @abstractmethod
+    def polar_limit(self) -> Float[Tensor, "*b"]:
+        """Half the field of view in radians, one a camera; float64, no gradient."""
 
     @abstractmethod
     def _project_unit(
@@ -172,9 +188,36 @@ class Camera(ABC):
 
     def flip(self: _Lens) -> _Lens:
         """Return the camera of the image mirrored left to right (the scene mirrors with it)."""
-        fx, fy, cx, cy, *rest = self.params.unbind(-1)
-        params = torch.stack([fx, fy, self.size[1] - cx, cy, *rest], dim=-1)
-        return replace(self, params=params)
+        turned = {name: -self._param(name) for name, _ in self.vector_params}
+        return self._replaced({"cx": self.size[1] - self._param("cx"), **turned}, self.size)
+
+    def rotate90(self: _Lens, turns: int = 1) -> _Lens:
+        """Return the camera of the image turned counter-clockwise, as ``np.rot90`` turns it.
+
+        Args:
+            turns: Quarter turns, any whole number; the rays turn with the pixels.
+
+        Raises:
+            UserError: If the lens has no form for the turned image.
+        """
+        camera = self
+        for _ in range(turns % _QUARTERS):
+            camera = camera._quarter_turned()
+        return camera
+
+    def _quarter_turned(self: _Lens) -> _Lens:
+        fx, fy, cx, cy, *_ = self.params.unbind(-1)
+        values = {"fx": fy, "fy": fx, "cx": cy, "cy": self.size[1] - cx}
+        for right, down in self.vector_params:
+            values |= {right: self._param(down), down: -self._param(right)}
+        return self._replaced(values, (self.size[1], self.size[0]))
+
+    def _param(self, name: str) -> Float[Tensor, "*b"]:
+        return self.params[..., self.param_names.index(name)]
+
+    def _replaced(self: _Lens, values: Mapping[str, Tensor], size: tuple[int, int]) -> _Lens:
+        columns = [values.get(name, self._param(name)) for name in self.param_names]
+        return replace(self, params=torch.stack(columns, dim=-1), size=size)
 
     def to(
         self: _Lens, device: torch.device | str | None = None, dtype: torch.dtype | None = None

@@ -15,12 +15,10 @@ import torch
 import yaml
 
 from dart.cameras.camera import Camera
-from dart.cameras.lenses import KannalaBrandt, Pinhole
+from dart.cameras.polar import PolarCamera
+from dart.cameras.table import LENSES
 from dart.errors import UserError, did_you_mean
 
-_LENSES: dict[str, type[Pinhole] | type[KannalaBrandt]] = {
-    lens.model: lens for lens in (Pinhole, KannalaBrandt)
-}
 _REQUIRED = ("model", "params", "width", "height")
 _MAX_POLAR = "max_polar_degrees"
 
@@ -73,21 +71,22 @@ def camera_from_dict(content: Any, *, where: str = "camera") -> Camera:
         raise UserError(f"{where}: expected {', '.join(_REQUIRED)}, got {_shown(content)}")
     _check_keys(content, required=_REQUIRED, optional=(_MAX_POLAR,), where=where)
     model = content["model"]
-    if not isinstance(model, str) or model not in _LENSES:
+    if not isinstance(model, str) or model not in LENSES:
         raise UserError(
-            f"{where}: unknown camera model {_shown(model)}; known: {', '.join(_LENSES)}"
-            + did_you_mean(str(model), _LENSES)
+            f"{where}: unknown camera model {_shown(model)}; known: {', '.join(LENSES)}"
+            + did_you_mean(str(model), LENSES)
         )
-    lens = _LENSES[model]
+    lens = LENSES[model]
     params = torch.tensor(_param_values(content["params"], lens, where))
     size = (_side(content, "height", where), _side(content, "width", where))
     try:
         if _MAX_POLAR not in content:
             return lens(params, size)
-        if lens is not KannalaBrandt:
-            raise UserError(f"{model} takes no {_MAX_POLAR}; only kannala_brandt does")
+        if not issubclass(lens, PolarCamera):
+            takers = [name for name, kind in LENSES.items() if issubclass(kind, PolarCamera)]
+            raise UserError(f"{model} takes no {_MAX_POLAR}; only {', '.join(takers)} do")
         limit = math.radians(_number(content[_MAX_POLAR], _MAX_POLAR))
-        return KannalaBrandt(params, size, max_polar=limit)
+        return lens(params, size, max_polar=limit)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 

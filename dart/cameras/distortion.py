@@ -1,0 +1,156 @@
+"""Distortion of the image plane: radial, tangential and thin-prism terms, and its inverse."""
+
+from dataclasses import dataclass, replace
+from functools import reduce
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dart.cameras.solve import clamp_to_disc, damped_newton, newton_step
+
+_NUM_AZIMUTHS = 64
+_SMALLEST_DIVISOR = 1e-3
+_SMALLEST_RADIUS = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Distortion:
+    """``m (1 + N(q)) / (1 + D(q)) + tangential + prism`` of a plane point ``m`` with ``q = |m|^2``.
+
+    Source: Brown 1966, in OpenCV's form; the prism is that of Project Aria's Fisheye624.
+    """
+
+    radial: tuple[Tensor, ...]
+    """Factors of q, q^2, ... above the line."""
+
+    divisor: tuple[Tensor, ...] = ()
+    """Factors of q, q^2, ... below the line."""
+
+    tangent: tuple[Tensor, Tensor] | None = None
+    """The vector t of ``2 (t m) m + q t``: OpenCV's (p2, p1)."""
+
+    prism: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+    """s of ``(s0 q + s1 q^2, s2 q + s3 q^2)``."""
+
+    def apply(self, plane: Float[Tensor, "*n 2"]) -> Float[Tensor, "*m 2"]:
+        """Return the distorted points."""
+        x, y = plane.unbind(-1)
+        q = x.square() + y.square()
+        gain = (1 + _series(self.radial, q)) / (1 + _series(self.divisor, q))
+        right, down = gain * x, gain * y
+        if self.tangent is not None:
+            t, s = self.tangent
+            along = 2 * (t * x + s * y)
+            right, down = right + along * x + q * t, down + along * y + q * s
+        if self.prism is not None:
+            s0, s1, s2, s3 = self.prism
+            right, down = right + q * (s0 + s1 * q), down + q * (s2 + s3 * q)
+        return torch.stack([right, down], dim=-1)
+
+    def jacobian(self, plane: Float[Tensor, "*n 2"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the derivatives of ``apply``: right by x, right by y, down by x, down by y."""
+        x, y = plane.unbind(-1)
+        q = x.square() + y.square()
+        above, below = 1 + _series(self.radial, q), 1 + _series(self.divisor, q)
+        gain = above / below
+        bend = 2 * (_series_slope(self.radial, q) - gain * _series_slope(self.divisor, q)) / below
+        xx, yy = gain + bend * x * x, gain + bend * y * y
+        xy = yx = bend * x * y
+        if self.tangent is not None:
+            t, s = self.tangent
+            xx, yy = xx + 6 * t * x + 2 * s * y, yy + 6 * s * y + 2 * t * x
+            xy = yx = xy + 2 * (t * y + s * x)
+        if self.prism is not None:
+            s0, s1, s2, s3 = self.prism
+            right, down = 2 * (s0 + 2 * s1 * q), 2 * (s2 + 2 * s3 * q)
+            xx, xy, yx, yy = xx + right * x, xy + right * y, yx + down * x, yy + down * y
+        return xx, xy, yx, yy
+
+    @torch.no_grad()
+    def margin(self, radius: Float[Tensor, "b n"], largest: float) -> Float[Tensor, "b n"]:
+        """Return what is positive where the plane at ``radius`` has neither folded nor ended.
+
+        Folded is where the Jacobian's determinant vanishes in some direction; ended, where the
+        divisor does or the distorted point lies further out than ``largest``.
+        """
+        turn = 2 * torch.pi * torch.arange(_NUM_AZIMUTHS, dtype=radius.dtype, device=radius.device)
+        azimuth = turn / _NUM_AZIMUTHS
+        if self.is_radial:
+            azimuth = azimuth[:1]
+        side = torch.stack([azimuth.cos(), azimuth.sin()], dim=-1)
+        plane = radius[..., None, None] * side
+        xx, xy, yx, yy = self._expanded().jacobian(plane)
+        divisor = 1 + _series(self._expanded().divisor, plane.square().sum(-1))
+        image = self._expanded().apply(plane).norm(dim=-1)
+        margin = torch.minimum(xx * yy - xy * yx, largest - image)
+        return torch.minimum(margin, divisor - _SMALLEST_DIVISOR).amin(-1)
+
+    @property
+    def is_radial(self) -> bool:
+        """Whether all tangential and prism terms are zero."""
+        vectors = (*(self.tangent or ()), *(self.prism or ()))
+        return not any(bool(value.detach().any()) for value in vectors)
+
+    def invert(
+        self, target: Float[Tensor, "*n 2"], limit: Float[Tensor, "*n"]
+    ) -> tuple[Float[Tensor, "*n 2"], Bool[Tensor, "*n"]]:
+        """Return the points of the disc of radius ``limit`` that distort to ``target``.
+
+        Differentiable in the target and the factors. A target that no point reaches gets the
+        disc's edge in its own direction, and False.
+        """
+        shape = target.shape[:-1]
+        fixed = self._mapped(lambda value: _flat(value.detach(), shape))
+        goal = target.detach().reshape(-1, 2)
+        most = limit.detach().expand(shape).reshape(-1)
+        found, solved = damped_newton(
+            lambda point, index: fixed._picked(index).apply(point),
+            lambda point, index: fixed._picked(index).jacobian(point),
+            goal,
+            start=clamp_to_disc(goal, most),
+            limit=most,
+        )
+        found, solved = found.reshape(*shape, 2), solved.reshape(shape)
+        constant = self._mapped(torch.Tensor.detach)
+        # One step with gradients makes the result an implicit function; its value stays.
+        error = torch.where(solved[..., None], target - self.apply(found), 0.0)
+        step = newton_step(error, constant.jacobian(found))
+        radius = goal.norm(dim=-1).clamp(min=_SMALLEST_RADIUS).reshape(shape)
+        edge = target * (most.reshape(shape) / radius)[..., None]
+        return torch.where(solved[..., None], found + (step - step.detach()), edge), solved
+
+    def _mapped(self, change) -> "Distortion":  # noqa: ANN001
+        def each(values):  # noqa: ANN001, ANN202
+            return None if values is None else tuple(change(value) for value in values)
+
+        return replace(
+            self,
+            radial=each(self.radial),
+            divisor=each(self.divisor),
+            tangent=each(self.tangent),
+            prism=each(self.prism),
+        )
+
+    def _expanded(self) -> "Distortion":
+        return self._mapped(lambda value: value[:, None, None])
+
+    def _picked(self, index: Tensor) -> "Distortion":
+        return self._mapped(lambda value: value if value.ndim == 0 else value[index])
+
+
+def _flat(value: Tensor, shape: torch.Size) -> Tensor:
+    return value.reshape(()) if value.numel() == 1 else value.expand(shape).reshape(-1)
+
+
+def _series(factors: tuple[Tensor, ...], q: Tensor) -> Tensor:
+    total = torch.zeros_like(q)
+    return reduce(lambda series, value: (series + value) * q, reversed(factors), total)
+
+
+def _series_slope(factors: tuple[Tensor, ...], q: Tensor) -> Tensor:
+    orders = range(len(factors), 0, -1)
+    total = torch.zeros_like(q)
+    for order, value in zip(orders, reversed(factors), strict=True):
+        total = total * q + order * value
+    return total
