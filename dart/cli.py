@@ -97,17 +97,62 @@ def _add_reading(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def _add_camera(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "camera",
+        help="say and draw what a calibration file means",
+        description="Print the lens of a calibration file, its field of view, its round-trip error "
+        "and what looks odd, and write a picture of it; with --image also the image rectified.",
+    )
+    parser.add_argument("file", type=Path, help="OpenCV, Kalibr, COLMAP, ...; see docs/cameras.md")
+    parser.add_argument("--name", help="which camera of a file with several, for example cam0")
+    parser.add_argument("--format", help="the file's format, if its content is not clear")
+    parser.add_argument("--size", metavar="HxW", help="the images' height and width in pixels")
+    parser.add_argument("--image", type=Path, help="an image that this camera took")
+    parser.add_argument("--out", type=Path, help="folder (default: beside the file)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_probe(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "probe",
+        help="measure how much a checkpoint heeds its camera input",
+        description="Tell the network wrong cameras, nothing else changed, and measure how far its "
+        "prediction moves and what that does to its error.",
+    )
+    parser.add_argument("checkpoint", help="shipped name, or path of a .safetensors file")
+    parser.add_argument(
+        "--domains",
+        nargs="+",
+        default=["rooms_pinhole", "rooms_fisheye", "rooms_stereographic"],
+        metavar="DOMAIN",
+    )
+    parser.add_argument("--split", default="test", choices=["train", "val", "test"])
+    parser.add_argument("--count", type=int, help="images a domain (default: all)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_device(parser)
+
+
 def _add_making(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "render",
         help="render frames of a built-in domain",
-        description="Render into a folder, in parallel; a stopped render goes on where it was.",
+        description="Render into a folder, in parallel; a stopped render goes on where it was, and "
+        "damaged frames are rendered again.",
     )
-    parser.add_argument("domain")
+    parser.add_argument("domain", nargs="?", help="a built-in domain (see docs/domains.md)")
     parser.add_argument("--split", default="train", choices=["train", "val", "test"])
-    parser.add_argument("--count", type=int, required=True, help="number of frames")
+    parser.add_argument("--count", type=int, help="number of frames")
+    parser.add_argument(
+        "--size", metavar="HxW", help="height and width in pixels (default: the domain's own)"
+    )
+    parser.add_argument(
+        "--packs", action="store_true", help="instead, make every pack that ships with the project"
+    )
     parser.add_argument("--out", type=Path, help="folder (default: the user's cache)")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_device(parser)
 
     parser = commands.add_parser(
         "pretrain",
@@ -127,6 +172,24 @@ def _add_making(commands: argparse._SubParsersAction) -> None:
     _add_device(parser)
 
 
+def _add_compare(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="say what a study shows of each variant against the baseline",
+        description="Print the verdict on every variant: better, trade-off, worse, equivalent or "
+        "inconclusive, with the numbers behind it (docs/verdicts.md).",
+    )
+    parser.add_argument("study", help="name, YAML file, or folder in the results")
+    parser.add_argument("--baseline", metavar="VARIANT", help="default: the study's own")
+    parser.add_argument("--metric", help="default: the study's own")
+    parser.add_argument("--results", type=Path, help="default: $DART_RESULTS or ./results")
+    parser.add_argument("--tracking-uri", metavar="URI", help="read from an MLflow store instead")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON object")
+    form.add_argument("--markdown", action="store_true", help="print a Markdown table")
+    form.add_argument("--latex", action="store_true", help="print a LaTeX table (booktabs)")
+
+
 def create_parser() -> argparse.ArgumentParser:
     """Return the parser of ``dart`` and all its commands."""
     parser = argparse.ArgumentParser(
@@ -135,7 +198,10 @@ def create_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
     _add_reading(commands)
+    _add_camera(commands)
+    _add_probe(commands)
     _add_making(commands)
+    _add_compare(commands)
     return parser
 
 

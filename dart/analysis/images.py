@@ -115,7 +115,10 @@ def _keep(images: pa.Table, cache: Path) -> None:
     packing = {name: "none" if name == "after" else "lz4" for name in images.column_names}
     try:
         with pq.ParquetWriter(
-            partial, images.schema, use_dictionary=False, compression=packing
+            partial,
+            images.schema,
+            use_dictionary=False,
+            compression=packing,  # pyright: ignore[reportArgumentType]
         ) as writer:
             for part in _parts(images):
                 writer.write_table(part)

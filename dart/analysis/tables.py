@@ -286,6 +286,23 @@ def _with_order(frame: pd.DataFrame, study: Study) -> pd.DataFrame:
     return frame.assign(variant=pd.Categorical(frame["variant"], present, ordered=True))
 
 
+def choose_trials(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Return the runs of one trial a variant: the one that ``summarize`` shows.
+
+    Returns:
+        The runs; and the variants of which no trial was measured on validation, so that their
+        first was taken.
+    """
+    chosen, unmeasured = [], []
+    for name, of_variant in runs.groupby("variant", sort=True, observed=True):
+        trials = [trial for _, trial in of_variant.groupby("trial", sort=False, dropna=False)]
+        best = _choose(trials)
+        chosen.append(best[0])
+        if len(best) > 1:
+            unmeasured.append(str(name))
+    return pd.concat(chosen), unmeasured
+
+
 def _choose(trials: list[pd.DataFrame]) -> list[pd.DataFrame]:
     """Return the trial with the best target on validation; all where that was not measured."""
     scores = [trial["validation_target_after"].astype(float).mean() for trial in trials]

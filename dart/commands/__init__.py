@@ -14,6 +14,9 @@ COMMANDS: Mapping[str, str] = {
     "predict": "reading:predict_image",
     "variants": "reading:variants",
     "render": "rendering:render",
+    "compare": "comparing:compare",
+    "camera": "camera:camera",
+    "probe": "probe:probe",
 }
 """Command -> module of this package and function; it takes the options, returns the exit status."""
 
