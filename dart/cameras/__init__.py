@@ -1,9 +1,9 @@
 """Lenses, the rays through their pixels, and the camera embedding built on the rays' angles."""
 
 from dart.cameras.camera import Camera
+from dart.cameras.distorted import Fisheye624, Mei, RadialTangential
 from dart.cameras.embedding import CameraEmbedder, default_camera
 from dart.cameras.files import camera_from_dict, load_camera
-from dart.cameras.distorted import Fisheye624, Mei, RadialTangential
 from dart.cameras.fisheyes import (
     EUCM,
     DoubleSphere,

@@ -110,7 +110,7 @@ class Camera(ABC):
         rays, seen = self._unproject_plane(torch.stack([x, y], dim=-1), params)
         return rays.to(pixels.dtype), seen & usable
 
-    @property
+    @cached_property
     @abstractmethod
     def polar_limit(self) -> Float[Tensor, "*b"]:
         """Half the field of view in radians, one a camera; float64, no gradient."""

@@ -37,7 +37,7 @@ class DistortedCamera(PolarCamera):
     def _core_limits(self, k: tuple[Tensor, ...], rows: Float[Tensor, "n p"]) -> Tensor:
         """Return where the radial lens ends by itself."""
 
-    def _limits(self, k: tuple[Tensor, ...], rows: Float[Tensor, "n p"]) -> Float[Tensor, "n"]:
+    def _limits(self, k: tuple[Tensor, ...], rows: Float[Tensor, "n p"]) -> Float[Tensor, " n"]:
         core, rest = k[: self.num_core], k[self.num_core :]
         columns = tuple(value[:, None] for value in core)
         distortion = self._distortion(rest)

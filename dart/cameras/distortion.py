@@ -1,6 +1,7 @@
 """Distortion of the image plane: radial, tangential and thin-prism terms, and its inverse."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from functools import reduce
 
 import torch
@@ -120,16 +121,14 @@ class Distortion:
         edge = target * (most.reshape(shape) / radius)[..., None]
         return torch.where(solved[..., None], found + (step - step.detach()), edge), solved
 
-    def _mapped(self, change) -> "Distortion":  # noqa: ANN001
-        def each(values):  # noqa: ANN001, ANN202
-            return None if values is None else tuple(change(value) for value in values)
-
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> "Distortion":
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(
             self,
-            radial=each(self.radial),
-            divisor=each(self.divisor),
-            tangent=each(self.tangent),
-            prism=each(self.prism),
+            **{
+                name: None if value is None else tuple(map(change, value))
+                for name, value in values.items()
+            },
         )
 
     def _expanded(self) -> "Distortion":

@@ -28,7 +28,7 @@ class Equidistant(PolarCamera):
     model: ClassVar[str] = "equidistant"
     param_names: ClassVar[tuple[str, ...]] = _PIXEL_PARAMS
 
-    def _limits(self, k: tuple[Tensor, ...], rows: Float[Tensor, "n p"]) -> Float[Tensor, "n"]:  # noqa: ARG002
+    def _limits(self, k: tuple[Tensor, ...], rows: Float[Tensor, "n p"]) -> Float[Tensor, " n"]:  # noqa: ARG002
         return torch.full_like(rows[:, 0], math.pi)
 
     def _radius(self, theta: Tensor, k: tuple[Tensor, ...]) -> Tensor:  # noqa: ARG002
@@ -45,7 +45,7 @@ class Equisolid(PolarCamera):
     model: ClassVar[str] = "equisolid"
     param_names: ClassVar[tuple[str, ...]] = _PIXEL_PARAMS
 
-    def _limits(self, k: tuple[Tensor, ...], rows: Float[Tensor, "n p"]) -> Float[Tensor, "n"]:  # noqa: ARG002
+    def _limits(self, k: tuple[Tensor, ...], rows: Float[Tensor, "n p"]) -> Float[Tensor, " n"]:  # noqa: ARG002
         # At 180 degrees the radius no longer tells angles apart, and the ray loses its azimuth.
         return torch.full_like(rows[:, 0], math.pi - _BEFORE_180)
 
@@ -63,7 +63,7 @@ class Stereographic(PolarCamera):
     model: ClassVar[str] = "stereographic"
     param_names: ClassVar[tuple[str, ...]] = _PIXEL_PARAMS
 
-    def _limits(self, k: tuple[Tensor, ...], rows: Float[Tensor, "n p"]) -> Float[Tensor, "n"]:
+    def _limits(self, k: tuple[Tensor, ...], rows: Float[Tensor, "n p"]) -> Float[Tensor, " n"]:
         return bounded(self, k, torch.full_like(rows[:, 0], math.pi))
 
     def _radius(self, theta: Tensor, k: tuple[Tensor, ...]) -> Tensor:  # noqa: ARG002
@@ -80,7 +80,7 @@ class Orthographic(PolarCamera):
     model: ClassVar[str] = "orthographic"
     param_names: ClassVar[tuple[str, ...]] = _PIXEL_PARAMS
 
-    def _limits(self, k: tuple[Tensor, ...], rows: Float[Tensor, "n p"]) -> Float[Tensor, "n"]:  # noqa: ARG002
+    def _limits(self, k: tuple[Tensor, ...], rows: Float[Tensor, "n p"]) -> Float[Tensor, " n"]:  # noqa: ARG002
         return torch.full_like(rows[:, 0], math.pi / 2)
 
     def _radius(self, theta: Tensor, k: tuple[Tensor, ...]) -> Tensor:  # noqa: ARG002
@@ -104,7 +104,7 @@ class RadialPolynomial(SeriesCamera):
     param_names: ClassVar[tuple[str, ...]] = (*_PIXEL_PARAMS, "k1", "k2", "k3", "k4")
     param_ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"k1": (_TINY, math.inf)}
 
-    def _limits(self, k: tuple[Tensor, ...], rows: Float[Tensor, "n p"]) -> Float[Tensor, "n"]:
+    def _limits(self, k: tuple[Tensor, ...], rows: Float[Tensor, "n p"]) -> Float[Tensor, " n"]:
         powers = torch.stack(k, dim=-1).cpu().numpy() * np.arange(1, len(k) + 1)
         scaled = powers * math.pi ** np.arange(len(k))
         return rows.new_tensor([math.pi * first_root(row) for row in scaled])
@@ -138,7 +138,7 @@ class EUCM(PolarCamera):
         "beta": (_TINY, math.inf),
     }
 
-    def _limits(self, k: tuple[Tensor, ...], rows: Float[Tensor, "n p"]) -> Float[Tensor, "n"]:  # noqa: ARG002
+    def _limits(self, k: tuple[Tensor, ...], rows: Float[Tensor, "n p"]) -> Float[Tensor, " n"]:  # noqa: ARG002
         return bounded(self, k, unified_limit(*k))
 
     def _radius(self, theta: Tensor, k: tuple[Tensor, ...]) -> Tensor:
@@ -165,7 +165,7 @@ class DoubleSphere(PolarCamera):
         "alpha": (0.0, 1.0),
     }
 
-    def _limits(self, k: tuple[Tensor, ...], rows: Float[Tensor, "n p"]) -> Float[Tensor, "n"]:  # noqa: ARG002
+    def _limits(self, k: tuple[Tensor, ...], rows: Float[Tensor, "n p"]) -> Float[Tensor, " n"]:  # noqa: ARG002
         xi, alpha = k
         # Beyond a sphere that lies outside the first one, the second sees points twice.
         fold = torch.where(xi > 1, torch.acos(-1 / xi.clamp(min=1)), math.pi)

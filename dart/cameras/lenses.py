@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -31,7 +32,7 @@ class Pinhole(Camera):
         zero, one = torch.zeros_like(fx), torch.ones_like(fx)
         return torch.stack([fx, zero, cx, zero, fy, cy, zero, zero, one], -1).unflatten(-1, (3, 3))
 
-    @property
+    @cached_property
     def polar_limit(self) -> Float[Tensor, "*b"]:
         """Half the field of view in radians: all but 90 degrees."""
         limit = math.acos(_SMALLEST_COSINE)
@@ -75,7 +76,7 @@ class KannalaBrandt(SeriesCamera):
     model: ClassVar[str] = "kannala_brandt"
     param_names: ClassVar[tuple[str, ...]] = ("fx", "fy", "cx", "cy", "k1", "k2", "k3", "k4")
 
-    def _limits(self, k: tuple[Tensor, ...], rows: Float[Tensor, "n p"]) -> Float[Tensor, "n"]:
+    def _limits(self, k: tuple[Tensor, ...], rows: Float[Tensor, "n p"]) -> Float[Tensor, " n"]:
         return odd_limits(k, rows)
 
     def _radius(self, theta: Tensor, k: tuple[Tensor, ...]) -> Tensor:
@@ -85,7 +86,7 @@ class KannalaBrandt(SeriesCamera):
         return odd_slope(theta, k)
 
 
-def odd_limits(k: tuple[Tensor, ...], rows: Float[Tensor, "n p"]) -> Float[Tensor, "n"]:
+def odd_limits(k: tuple[Tensor, ...], rows: Float[Tensor, "n p"]) -> Float[Tensor, " n"]:
     """Return the polar angle where ``odd_radius`` stops growing, at most pi."""
     factors = np.array([2 * order + 3 for order in range(len(k))])
     kept = torch.stack(k, dim=-1).cpu().numpy() * factors

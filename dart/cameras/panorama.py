@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, NoReturn
 
 import torch
@@ -27,7 +28,7 @@ class Equirectangular(Camera):
     model: ClassVar[str] = "equirectangular"
     param_names: ClassVar[tuple[str, ...]] = ("fx", "fy", "cx", "cy")
 
-    @property
+    @cached_property
     def polar_limit(self) -> Float[Tensor, "*b"]:
         """Half the field of view in radians: all directions."""
         return torch.full_like(self.params.detach()[..., 0], math.pi, dtype=torch.float64)

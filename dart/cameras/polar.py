@@ -61,9 +61,7 @@ class PolarCamera(Camera):
         return limit if self.max_polar is None else limit.clamp(max=self.max_polar)
 
     @abstractmethod
-    def _limits(
-        self, k: tuple[Tensor, ...], rows: Float[Tensor, "n p"]
-    ) -> Float[Tensor, "n"]:
+    def _limits(self, k: tuple[Tensor, ...], rows: Float[Tensor, "n p"]) -> Float[Tensor, " n"]:
         """Return where each lens ends by itself: ``rows`` are parameters, ``k`` all but four."""
 
     @abstractmethod

@@ -15,7 +15,8 @@ _NEWTON_STEPS = 64
 _CONVERGED = 1e-13
 _PLANE_STEPS = 80
 _PLANE_CONVERGED = 1e-12
-_SMALLEST_DAMPING = 1e-9
+_SMALLEST_DAMPING = 1e-4
+_LEAST_FALL = 0.1
 _SMALLEST_DETERMINANT = 1e-9
 _SCAN_CELLS = 1024
 _HALVINGS = 60
@@ -34,8 +35,8 @@ def first_root(powers: np.ndarray) -> float:
 
 @torch.no_grad()
 def first_fall(
-    margin: Callable[[Float[Tensor, "b n"]], Float[Tensor, "b n"]], limit: Float[Tensor, "b"]
-) -> Float[Tensor, "b"]:
+    margin: Callable[[Float[Tensor, "b n"]], Float[Tensor, "b n"]], limit: Float[Tensor, " b"]
+) -> Float[Tensor, " b"]:
     """Return where on (0, limit] ``margin`` first stops being positive, or ``limit``.
 
     A dip narrower than a thousandth of ``limit`` may be missed.
@@ -103,8 +104,8 @@ def damped_newton(
     target: Float[Tensor, "n 2"],
     *,
     start: Float[Tensor, "n 2"],
-    limit: Float[Tensor, "n"],
-) -> tuple[Float[Tensor, "n 2"], Bool[Tensor, "n"]]:
+    limit: Float[Tensor, " n"],
+) -> tuple[Float[Tensor, "n 2"], Bool[Tensor, " n"]]:
     """Return points in the disc of radius ``limit`` with ``value(point) = target``, and which are.
 
     A step is halved until the error falls. ``value`` and ``jacobian`` also get the indices of the
@@ -120,11 +121,11 @@ def damped_newton(
         trial = clamp_to_disc(point + damping[:, None] * step, most)
         trial_error = goal - value(trial, active)
         size, trial_size = error.norm(dim=-1), trial_error.norm(dim=-1)
-        better = trial_size < size
+        better = trial_size < (1 - _LEAST_FALL * damping) * size
         point = torch.where(better[:, None], trial, point)
         error = torch.where(better[:, None], trial_error, error)
         damping = torch.where(better, (2 * damping).clamp(max=1), damping / 2)
-        size = torch.minimum(size, trial_size)
+        size = torch.where(better, trial_size, size)
         close = size <= _PLANE_CONVERGED * goal.norm(dim=-1).clamp(min=1)
         # Once close, go on while it helps: the last steps cost little and give the last digits.
         over = (close & ~better) | (size == 0) | (damping < _SMALLEST_DAMPING)

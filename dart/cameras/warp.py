@@ -1,6 +1,5 @@
 """Where the pixels of one camera's image lie in another's."""
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
