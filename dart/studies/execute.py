@@ -14,7 +14,14 @@ from typing import Any
 
 from dart.recipe import ZERO_SHOT
 from dart.studies.executor import Executor, InlineExecutor
-from dart.studies.folders import cannot_write, clean_stale, prepare_results, write_atomic
+from dart.studies.failures import classify
+from dart.studies.folders import (
+    cannot_write,
+    clean_stale,
+    full_disk,
+    prepare_results,
+    write_atomic,
+)
 from dart.studies.lock import lock_study
 from dart.studies.plan import Cell, Planner, is_exhaustive, search_identity
 from dart.studies.progress import Reporter
@@ -59,6 +66,10 @@ def execute_study(study: Study, results: Path, *, reporter: Reporter, options: O
         raise
     except OSError as error:
         raise cannot_write(results, error) from None
+    except Exception as error:
+        if classify(error) != "out_of_disk":  # as a database says it
+            raise
+        raise cannot_write(results, full_disk(results)) from None
 
 
 class Ledger:

@@ -42,14 +42,23 @@ def cannot_write(results: Path, error: OSError) -> UserError:
     )
 
 
+def full_disk(path: Path) -> OSError:
+    """Return the error of a write that found no room."""
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Write a file so that it holds either its old or its new content, never a part."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
     _sync_folder(path.parent)
 
 

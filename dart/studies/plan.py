@@ -15,7 +15,14 @@ from dart.checkpoint_header import hash_checkpoint, resolve_checkpoint
 from dart.data.domain_file import fingerprint
 from dart.errors import UserError
 from dart.recipe import ZERO_SHOT, ProtocolSpec, Recipe, TrainingSpec, canonical_hash
-from dart.studies.records import State, estimate_seconds, read_cells, read_result, state_of
+from dart.studies.records import (
+    State,
+    check_folder,
+    estimate_seconds,
+    read_cells,
+    read_result,
+    state_of,
+)
 from dart.studies.spec import Study, Values
 from dart.variants import VariantInfo, check_hyperparameters, scan_variants, unknown_variant
 
@@ -311,7 +318,12 @@ class Plan:
 
 
 def make_plan(study: Study, results: Path, *, only: Sequence[str] = ()) -> Plan:
-    """Return all runs of a study, or of some of its variants, with their states."""
+    """Return all runs of a study, or of some of its variants, with their states.
+
+    Raises:
+        UserError: ``results`` is not a folder, or the checkpoint or a data set is gone.
+    """
+    check_folder(results)
     planner = Planner(study)
     cells = planner.enumerate()
     proposed: dict[str, int] = {}

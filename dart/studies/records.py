@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from dart.errors import UserError
 from dart.recipe import ZERO_SHOT, Recipe
 
 State = Literal["done", "failed", "missing"]
 KEY_LENGTH = 16
 """Characters of a run's key in the name of its folder."""
+PARQUET = b"PAR1"
 RECENT = 100
 """Past runs read to estimate how long the next will take."""
 
@@ -18,6 +20,22 @@ RECENT = 100
 def run_folder(results: Path, key: str) -> Path:
     """Return where the run of a key is or will be committed."""
     return results / "runs" / key[:KEY_LENGTH]
+
+
+def check_folder(results: Path) -> None:
+    """Refuse what can never be a results folder; one that is yet to be made is none the worse.
+
+    Raises:
+        UserError: It, or what it lies in, is a file.
+    """
+    for path in (results, *results.parents):
+        if path.is_dir():
+            return
+        if path.exists():
+            raise UserError(
+                f"results folder '{results}': {path} is a file, not a folder; "
+                "choose another with --results or DART_RESULTS"
+            )
 
 
 def read_result(results: Path, key: str) -> dict[str, Any] | None:
@@ -32,13 +50,41 @@ def read_result(results: Path, key: str) -> dict[str, Any] | None:
             raise ValueError(f"status {result['status']!r}")
         if result["status"] == "finished" and not result["domains"]:
             raise ValueError("it names no domain")
+        damage = find_damage(path.parent, result.get("files", {}))
     except FileNotFoundError:
         if not path.parent.is_dir():
             return None
         return {"key": key, "status": "failed", "reason": f"{path} is missing"}
     except (OSError, ValueError, KeyError, TypeError) as error:
         return {"key": key, "status": "failed", "reason": f"{path} cannot be read: {error}"}
+    if damage:
+        return {"key": key, "status": "failed", "reason": damage}
     return result
+
+
+def find_damage(folder: Path, files: Mapping[str, int]) -> str:
+    """Say which file of a run is not as it was written; an empty text if all are.
+
+    Sizes are compared, and the mark at the end of what analysis reads: hashes would take minutes
+    for ten thousand runs.
+    """
+    for name, size in files.items():
+        path = folder / name
+        try:
+            found = path.stat().st_size
+        except OSError as error:
+            return f"{path} is gone: {(error.strerror or str(error)).lower()}"
+        if found != size:
+            return f"{path} is damaged: it has {found} bytes, and {size} were written"
+    if "per_image.parquet" in files and not _ends_as_parquet(folder / "per_image.parquet"):
+        return f"{folder / 'per_image.parquet'} is damaged: it does not end as a parquet file"
+    return ""
+
+
+def _ends_as_parquet(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - len(PARQUET)))
+        return file.read() == PARQUET
 
 
 def state_of(result: Mapping[str, Any] | None) -> State:

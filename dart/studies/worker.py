@@ -4,7 +4,6 @@ The same function runs in the study's own process and in the workers of an execu
 for the run reads its record from disk, so that a lost answer loses no result.
 """
 
-import errno
 import gc
 import json
 import shutil
@@ -21,7 +20,7 @@ from dart.errors import TimeLimit, UserError
 from dart.provenance import describe_environment
 from dart.recipe import Recipe
 from dart.studies.failures import Failure, classify, describe_error
-from dart.studies.folders import commit_run, describe_files, open_run
+from dart.studies.folders import commit_run, describe_files, full_disk, open_run
 from dart.studies.stopping import limit_time
 
 
@@ -120,7 +119,7 @@ def _attempt(
         failure, reason, text = classify(error), describe_error(error), traceback.format_exc()
     if failure == "out_of_disk":
         # The machine's fault, not the run's: nothing is recorded, and the study stops.
-        raise OSError(errno.ENOSPC, reason)
+        raise full_disk(folder)
     _free_memory()
     times = {
         "started": started.isoformat(),
