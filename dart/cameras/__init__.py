@@ -1,5 +1,6 @@
 """Lenses, the rays through their pixels, and the camera embedding built on the rays' angles."""
 
+from dart.cameras.calibration import load_calibration
 from dart.cameras.camera import Camera
 from dart.cameras.distorted import Fisheye624, Mei, RadialTangential
 from dart.cameras.embedding import CameraEmbedder, default_camera
@@ -46,6 +47,7 @@ __all__ = [
     "embed_rays",
     "generate_fourier_features",
     "generate_rays",
+    "load_calibration",
     "load_camera",
     "polar_azimuth",
     "warp_grid",
