@@ -14,7 +14,7 @@ from dart.data.dataset import Sample, collate
 from dart.data.sets import open_dataset
 from dart.data.sets.base import DepthDataset
 from dart.errors import UserError
-from tests.helpers.set_files import NORMAL, Published, picture
+from tests.helpers.set_files import NORMAL, Published, picture, pixel_grid
 from tests.helpers.set_writers import WRITERS
 
 
@@ -66,9 +66,12 @@ def test_holes_never_count(published: Published, sample: Sample) -> None:
 def test_camera_is_the_formats(published: Published, sample: Sample) -> None:
     camera = sample.camera.to(dtype=torch.float64)
     known = np.isfinite(published.rays).all(-1)
-    angle = np.linalg.norm(np.cross(camera.rays().numpy()[known], published.rays[known]), axis=-1)
-    # A millionth of a radian: parameters are kept in float32.
-    assert angle.max() < 1e-6
+    pixels, seen = camera.project(torch.from_numpy(published.rays[known]))
+    u, v = pixel_grid(camera.size)
+    centres = np.stack([u, v], axis=-1)[known] + 0.5
+    assert seen.all()
+    # Parameters are kept in float32, which is a ten-thousandth of a pixel.
+    np.testing.assert_allclose(pixels.numpy(), centres, rtol=0, atol=1e-4)
     assert (camera.valid().numpy() >= (published.stored > 0)).all()
 
 

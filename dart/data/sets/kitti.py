@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Bool, Float32, Shaped, UInt8
 
-from dart.cameras import Camera, load_calibration
+from dart.cameras import Camera
+from dart.cameras.calibration import load_calibration
 from dart.data.sets.base import DepthDataset, Entry, read_png16, read_rgb
 from dart.data.sets.parts import check_choice, depth_path, read_pairs
 

@@ -11,7 +11,8 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from dart.cameras import Camera, load_calibration
+from dart.cameras import Camera
+from dart.cameras.calibration import load_calibration
 from dart.data.sets.base import DepthDataset, Entry, read_png16, read_rgb
 from dart.data.sets.parts import depth_path, read_lines
 from dart.errors import UserError

@@ -32,6 +32,7 @@ _DISTORTIONS = {
     "1": (0.262383, -0.953104, -0.005358, 0.002628, 1.163314, 0.0, 0.0, 0.0),
     "2": (0.231222, -0.784899, -0.003257, -0.000105, 0.917205, 0.0, 0.0, 0.0),
 }
+_RENDERED = "scene_[0-9]*_[0-9]*.png"
 _ICL = (481.20, 480.0, 319.5, 239.5)
 
 
@@ -105,9 +106,9 @@ class IclNuim(_Sequences):
     convention = "z"
 
     def _list(self) -> Iterable[Entry]:
-        for folder in self._folders("*.depth"):
-            for depth in sorted(folder.glob("*.depth")):
-                yield self._entry(folder, f"{depth.stem}.png", depth.name)
+        for folder in self._folders(_RENDERED):
+            for image in sorted(folder.glob(_RENDERED)):
+                yield self._entry(folder, image.name, f"{image.stem}.depth")
         for folder in self._folders("associations.txt"):
             for line in read_lines(folder / "associations.txt"):
                 images = [field for field in line.split() if field.startswith("rgb/")]
