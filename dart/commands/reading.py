@@ -11,15 +11,15 @@ from rich.table import Table
 from dart.cameras import load_camera
 from dart.commands.common import make_folder, print_json
 from dart.data.dataset import open_domain
-from dart.domains import check_domain
+from dart.data.domain_file import find_domain
 from dart.errors import UserError
+from dart.measuring import measure, predict
 from dart.metrics import METRICS
 from dart.models import create_model, list_variants, variant_info
 from dart.models.checkpoint import load_checkpoint
 from dart.models.depth_net import DepthNet
 from dart.pictures import draw_distance
-from dart.protocol import measure, predict
-from dart.recipe import TrainingSpec
+from dart.recipe import TrainingSpec, domain_label
 from dart.training.freeze import count_trainable, set_trainable
 
 
@@ -52,8 +52,8 @@ def evaluate(options: Namespace) -> int:
     model = load_checkpoint(options.checkpoint).to(device)
     means = {}
     for domain in options.domains:
-        check_domain(domain)
-        means[domain] = mean_errors(model, domain, options.split, device)
+        find_domain(domain)
+        means[domain_label(domain)] = mean_errors(model, domain, options.split, device)
     if options.json:
         print_json({"checkpoint": options.checkpoint, "split": options.split, "domains": means})
         return 0

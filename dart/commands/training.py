@@ -16,6 +16,7 @@ from dart.checkpoint_header import hash_checkpoint, read_metadata
 from dart.commands.common import create_progress, make_folder, results_folder
 from dart.commands.reading import check_device, mean_errors
 from dart.data.dataset import open_domain
+from dart.data.domain_file import find_domain
 from dart.domains import DOMAINS, check_domain
 from dart.errors import UserError, did_you_mean
 from dart.models import NetworkConfig, create_model, list_variants
@@ -54,7 +55,7 @@ def parse_assignments(texts: list[str]) -> dict[str, Any]:
 
 def _recipe(options: Namespace) -> Recipe:
     for domain in (*options.source, options.target, *options.held_out):
-        check_domain(domain)
+        find_domain(domain)
     if options.variant not in list_variants():
         raise UserError(
             f"variant {options.variant!r} is not registered; there are: "

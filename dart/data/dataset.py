@@ -1,4 +1,4 @@
-"""Samples of the built-in domains, read from rendered frames.
+"""Samples of domains: the built-in ones are read from rendered frames.
 
 Axis letters: ``b`` batch, ``h w`` pixels.
 """
@@ -13,10 +13,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from dart.cameras import Camera, camera_from_dict
+from dart.data.domain_file import read_domain_file
+from dart.data.domain_frames import DomainFrames
 from dart.data.frames import FrameStore, decode_image, decode_range
 from dart.data.sample import Batch, Sample, collate
 from dart.domains import find_frames, index_fingerprint
 from dart.errors import UserError
+from dart.recipe import is_domain_file
 
 __all__ = ["Batch", "FrameDataset", "Sample", "collate", "open_domain"]
 
@@ -98,11 +101,11 @@ class FrameDataset(Sequence):
         return image, distance
 
 
-def open_domain(name: str, split: str, folder: Path | None = None) -> FrameDataset:
-    """Return the frames of a split of a built-in domain.
+def open_domain(name: str, split: str, folder: Path | None = None) -> FrameDataset | DomainFrames:
+    """Return the frames of a split of a domain.
 
     Args:
-        name: The domain's.
+        name: A built-in domain's, or the path of a domain file.
         split: ``train``, ``val`` or ``test``.
         folder: A folder or zip that ``dart render`` made; by default the pack that ships with the
             project, else the cache.
@@ -111,6 +114,8 @@ def open_domain(name: str, split: str, folder: Path | None = None) -> FrameDatas
         UserError: unknown name or split; frames that are missing, unfinished, damaged or of
             another domain or split.
     """
+    if is_domain_file(name):
+        return DomainFrames(read_domain_file(name), split)
     path = find_frames(name, split, folder=folder)
     store = FrameStore(path)
     index = store.index

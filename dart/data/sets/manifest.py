@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float, Shaped, UInt8
 from numpy import ndarray
 from PIL import Image
 
-from dart.cameras import Camera, camera_from_dict, load_calibration
+from dart.cameras import Camera, camera_from_dict
+from dart.cameras.calibration.load import load_calibration
 from dart.data.sets.base import DepthDataset, Entry, resolve_inside
 from dart.data.sets.depth_files import read_depth_array, read_mask
 from dart.data.sets.files import read_rgb
