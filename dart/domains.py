@@ -243,10 +243,15 @@ def pack_path(name: str, split: str) -> Path:
     return Path(__file__).parent / "data" / "packs" / f"{name}-{split}.zip"
 
 
-def cache_folder(name: str, split: str) -> Path:
-    """Return the folder for rendered frames: in ``$DART_CACHE``, else in ``~/.cache/dart``."""
+def cache_folder(name: str, split: str, size: tuple[int, int] | None = None) -> Path:
+    """Return the folder for rendered frames: in ``$DART_CACHE``, else in ``~/.cache/dart``.
+
+    Frames of another ``size`` (height, width) than the domain's own lie in a folder of their own.
+    """
     root = os.environ.get("DART_CACHE") or Path.home() / ".cache" / "dart"
-    return Path(root) / "frames" / f"{name}-{split}"
+    own = check_domain(name).size
+    suffix = "" if size in (None, own) else "-{}x{}".format(*(size or own))
+    return Path(root) / "frames" / f"{name}-{split}{suffix}"
 
 
 def find_frames(name: str, split: str, *, folder: Path | None = None) -> Path:

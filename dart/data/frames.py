@@ -144,8 +144,12 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that it is either complete or absent, whatever ends the process."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    partial.replace(path)
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 class FrameStore:

@@ -20,6 +20,9 @@ MISS = 1e6
 
 _NEAREST = 1e-3
 _CHUNK = 2048
+"""Rays that a CPU takes at once: what they need fits into its cache."""
+_LARGE_CHUNK = 1 << 16
+"""Rays that any other device takes at once: some gigabytes at a few hundred primitives."""
 
 Primitives = Float[Tensor, "p 8"]
 Rays = Float[Tensor, "3 n"]
@@ -136,22 +139,21 @@ class Tracer:
         self, primitives: tuple[Tensor, Tensor, Tensor], origin: Rays, direction: Rays
     ) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
         """Return metres to the nearest primitive (``MISS`` if none) and its number."""
-        parts = [
-            self._nearest(*primitives, o, d) for o, d in _chunks(origin, direction, self._chunk)
-        ]
+        chunks = self._chunks(origin, direction)
+        parts = [self._nearest(*primitives, o, d) for o, d in chunks]
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
     def nearest_distance(
         self, primitives: tuple[Tensor, Tensor, Tensor], origin: Rays, direction: Rays
     ) -> Float[Tensor, " n"]:
         """Return metres to the nearest primitive, ``MISS`` if none."""
-        chunks = _chunks(origin, direction, self._chunk)
+        chunks = self._chunks(origin, direction)
         return torch.cat([self._nearest_distance(*primitives, o, d) for o, d in chunks])
 
-
-def _chunks(origin: Tensor, direction: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
-    """Cut rays into pieces whose intermediate results fit into a cache."""
-    return list(zip(origin.split(size, 1), direction.split(size, 1), strict=True))
+    def _chunks(self, origin: Rays, direction: Rays) -> list[tuple[Tensor, Tensor]]:
+        """Cut rays into pieces whose intermediate results fit into cache or memory."""
+        size = self._chunk if origin.device.type == "cpu" else _LARGE_CHUNK
+        return list(zip(origin.split(size, 1), direction.split(size, 1), strict=True))
 
 
 @cache

@@ -1,30 +1,38 @@
 """Renders sets of frames to disk: in parallel, with progress, and resumable after a kill.
 
-Every frame is written whole and then noted in a journal; a second run of the same command renders
-what the journal lacks. The index is written last: a folder with an index is complete.
+A second run of the same command checks every file against its checksum and renders what lacks or
+is damaged (see ``render_folder``).
 """
 
-import json
 import multiprocessing
+import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from threading import Thread
 
 import torch
 
 from dart.data.frames import (
-    INDEX,
     FrameIndex,
     FrameRecord,
-    FrameStore,
     encode_image,
     encode_range,
     sorted_frames,
     write_atomically,
+)
+from dart.data.render_folder import (
+    Header,
+    Journal,
+    Place,
+    hold_folder,
+    read_earlier,
+    refuse_unwritable,
 )
 from dart.data.renderer import Quality
 from dart.data.styles import build_scene
@@ -35,26 +43,54 @@ from dart.errors import UserError
 RENDERER_VERSION = 1
 """Goes up whenever the same seed gives another picture."""
 
-_JOURNAL = "journal.jsonl"
 _WORTH_COMPILING = 200
 """Frames from which the half minute of compiling per worker pays."""
+_SIDES = range(16, 4097)
+"""Heights and widths in pixels that a frame may have."""
 
-__all__ = ["RENDERER_VERSION", "cache_folder", "render_frames"]
+__all__ = ["RENDERER_VERSION", "RenderOptions", "RenderedSet", "cache_folder", "render_frames"]
 
 OnFrame = Callable[[int, int], None]
 """Called with the number of frames done and the number in all."""
 
 
 @dataclass(frozen=True)
+class RenderOptions:
+    """How frames are rendered."""
+
+    size: tuple[int, int] | None = None
+    """Height and width in pixels; none = the domain's own."""
+    device: str = "cpu"
+    """Torch device that traces the rays; the pictures agree up to rounding."""
+    workers: int = 1
+    """Processes, one thread each; 1 renders in this process."""
+
+
+DEFAULT_OPTIONS = RenderOptions()
+
+
+@dataclass(frozen=True)
+class RenderedSet:
+    """What ``render_frames`` leaves behind."""
+
+    folder: Path
+    frames: int
+    """Frames in the set: those asked for, and what more a larger rendering had left there."""
+    rendered: int
+    """Frames that this call rendered."""
+    damaged: int
+    """Frames among those whose files were damaged or missing."""
+
+
+@dataclass(frozen=True)
 class _Task:
     """One scene and the views of it to render."""
 
-    domain: str
-    split: str
+    header: Header
     scene: int
     views: tuple[int, ...]
     out: Path
-    compiled: bool
+    quality: Quality
 
 
 def render_frames(
@@ -63,85 +99,95 @@ def render_frames(
     *,
     count: int,
     out: Path,
-    workers: int = 1,
+    options: RenderOptions = DEFAULT_OPTIONS,
     on_frame: OnFrame | None = None,
-) -> Path:
-    """Render the first ``count`` frames of a split into the folder ``out`` and return it.
+) -> RenderedSet:
+    """Render the first ``count`` frames of a split into the folder ``out``.
 
-    Frames that are already there are kept, so a killed run continues and a larger count extends.
+    Frames that are already there and whole are kept, so a killed run continues and a larger count
+    extends; a smaller one takes nothing away.
 
     Args:
         domain: Name of a built-in domain.
         split: One of its splits.
         count: Number of frames, in the order of scenes and views.
         out: Folder; made if absent.
-        workers: Processes, one thread each; 1 renders in this process.
+        options: Size, device and processes.
         on_frame: Told of the progress after every frame.
 
     Raises:
-        UserError: unknown domain or split, a count or number of workers that is not possible, or
-            ``out`` holds frames of something else.
+        UserError: unknown domain or split, a count, size or number of workers that is not
+            possible, ``out`` holds frames of something else, is being written by another process
+            or cannot be written to.
     """
     spec = check_split(domain, split)
     if not 1 <= count <= spec.capacity:
         raise UserError(
             f"count: {count} frames of {domain} {split}, allowed are 1 to {spec.capacity}"
         )
-    if workers < 1:
-        raise UserError(f"workers: {workers}, at least 1 is needed")
+    if options.workers < 1:
+        raise UserError(f"workers: {options.workers}, at least 1 is needed")
+    size = _check_size(options.size or check_domain(domain).size)
+    header = Header(domain, split, size, RENDERER_VERSION)
     out = Path(out)
-    done = _done_before(out, domain=domain, split=split)
-    wanted = [spec.locate(index) for index in range(count)]
+    with hold_folder(out):
+        earlier = read_earlier(out, header)
+        wanted = [spec.locate(index) for index in range(max(count, earlier.finished))]
+        missing = [place for place in wanted if place not in earlier.frames]
+        if on_frame is not None:
+            on_frame(len(wanted) - len(missing), len(wanted))
+        if missing or not earlier.finished or earlier.finished < count:
+            with refuse_unwritable(out):
+                _complete(header, out, wanted, dict(earlier.frames), (options, on_frame))
+    return RenderedSet(out, len(wanted), len(missing), earlier.damaged)
+
+
+def _check_size(size: tuple[int, int]) -> tuple[int, int]:
+    if not all(side in _SIDES for side in size):
+        raise UserError(
+            "size: {}x{} pixels, allowed are {low} to {high} a side".format(
+                *size, low=_SIDES[0], high=_SIDES[-1]
+            )
+        )
+    return size
+
+
+def _complete(
+    header: Header,
+    out: Path,
+    wanted: list[Place],
+    done: dict[Place, FrameRecord],
+    how: tuple[RenderOptions, OnFrame | None],
+) -> None:
+    """Render what of ``wanted`` is not ``done``, and write the index of all that is wanted."""
+    options, on_frame = how
     missing = [place for place in wanted if place not in done]
-    compiled = len(missing) >= _WORTH_COMPILING * workers and shutil.which("g++") is not None
-    tasks = _tasks(missing, _Task(domain, split, -1, (), out, compiled))
-    if on_frame is not None:
-        on_frame(count - len(missing), count)
-    if missing:
-        _make_folder(out)
-        _run(tasks, done, workers=workers, report=(on_frame, count))
-    _finish(out, domain=domain, split=split, frames=[done[place] for place in wanted])
-    return out
+    journal = Journal(out, header, done)
+    tasks = _tasks(missing, header, out, options)
+    start = len(wanted) - len(missing)
+    for finished, record in enumerate(_results(tasks, options.workers), start=start + 1):
+        done[record.scene, record.view] = record
+        journal.note(record)
+        if on_frame is not None:
+            on_frame(finished, len(wanted))
+    journal.close(_index(header, [done[place] for place in wanted], options))
 
 
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / INDEX).unlink(missing_ok=True)
-        (out / _JOURNAL).touch()
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written to ({error.strerror})") from None
-
-
-def _tasks(places: list[tuple[int, int]], template: _Task) -> list[_Task]:
+def _tasks(places: list[Place], header: Header, out: Path, options: RenderOptions) -> list[_Task]:
     """Return one task per scene."""
+    on_cpu = torch.device(options.device).type == "cpu"
+    worth_it = len(places) >= _WORTH_COMPILING * options.workers
+    quality = Quality(
+        check_split(header.domain, header.split).samples_per_pixel,
+        compiled=worth_it and on_cpu and shutil.which("g++") is not None,
+        device=options.device,
+    )
     views: dict[int, list[int]] = {}
     for scene, view in places:
         views.setdefault(scene, []).append(view)
-    common = (template.domain, template.split)
     return [
-        _Task(*common, scene, tuple(of_scene), template.out, template.compiled)
-        for scene, of_scene in views.items()
+        _Task(header, scene, tuple(of_scene), out, quality) for scene, of_scene in views.items()
     ]
-
-
-def _run(
-    tasks: list[_Task],
-    done: dict[tuple[int, int], FrameRecord],
-    *,
-    workers: int,
-    report: tuple[OnFrame | None, int],
-) -> None:
-    """Render every task, adding to ``done`` and to the journal."""
-    on_frame, count = report
-    start = count - sum(len(task.views) for task in tasks)
-    with (tasks[0].out / _JOURNAL).open("a", encoding="utf-8") as journal:
-        for finished, record in enumerate(_results(tasks, workers), start=start + 1):
-            done[record.scene, record.view] = record
-            journal.write(json.dumps(asdict(record)) + "\n")
-            journal.flush()
-            if on_frame is not None:
-                on_frame(finished, count)
 
 
 def _results(tasks: list[_Task], workers: int) -> Iterator[FrameRecord]:
@@ -152,35 +198,45 @@ def _results(tasks: list[_Task], workers: int) -> Iterator[FrameRecord]:
         return
     # Spawned, not forked: torch's thread pool does not survive a fork.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_use_one_thread)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
     try:
         for future in as_completed([pool.submit(_render_scene, task) for task in tasks]):
             yield from future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            f"{tasks[0].out}: a worker was killed, for want of memory perhaps; "
+            "the same command with fewer workers goes on from here"
+        ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _use_one_thread() -> None:
+def _start_worker() -> None:
+    """Use one thread, and end with the parent: a killed one leaves no worker behind."""
     torch.set_num_threads(1)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _render_scene(task: _Task) -> list[FrameRecord]:
     """Render the views of one scene, write their files and return their records."""
-    domain, split = check_domain(task.domain), check_split(task.domain, task.split)
+    domain = replace(check_domain(task.header.domain), size=task.header.size)
     scene = build_scene(domain.style, task.scene)
     records = []
     for view in task.views:
         rendering, camera = render_frame(
-            domain,
-            scene,
-            seed=task.scene,
-            view=view,
-            quality=Quality(split.samples_per_pixel, task.compiled),
+            domain, scene, seed=task.scene, view=view, quality=task.quality
         )
         image = encode_image(rendering.image)
         ranges = encode_range(rendering.distance, scale=domain.range_scale)
         record = FrameRecord(
-            key=f"{task.domain}/{task.split}/{task.scene:06d}-{view}",
+            key=f"{domain.name}/{task.header.split}/{task.scene:06d}-{view}",
             scene=task.scene,
             view=view,
             camera=camera.to_dict(),
@@ -193,53 +249,25 @@ def _render_scene(task: _Task) -> list[FrameRecord]:
     return records
 
 
-def _done_before(out: Path, *, domain: str, split: str) -> dict[tuple[int, int], FrameRecord]:
-    """Return the frames that an earlier run finished in ``out``."""
-    records: list[FrameRecord] = []
-    if (out / INDEX).is_file():
-        records += FrameStore(out).index.frames
-    if (out / _JOURNAL).is_file():
-        records += _read_journal(out / _JOURNAL)
-    wrong = [r.key for r in records if not r.key.startswith(f"{domain}/{split}/")]
-    if wrong:
-        raise UserError(
-            f"{out}: holds frames of {wrong[0].rsplit('/', 1)[0]}, not of {domain}/{split}; "
-            "choose another folder"
-        )
-    return {
-        (record.scene, record.view): record
-        for record in records
-        if (out / record.image_file).is_file() and (out / record.range_file).is_file()
-    }
-
-
-def _read_journal(path: Path) -> list[FrameRecord]:
-    """Return the journal's records; a kill may have cut its last line short."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(FrameRecord(**json.loads(line)))
-        except (ValueError, TypeError):
-            continue
-    return records
-
-
-def _finish(out: Path, *, domain: str, split: str, frames: list[FrameRecord]) -> None:
-    """Write the index, which makes the set complete."""
-    spec = check_domain(domain)
-    index = FrameIndex(
-        domain=domain,
-        split=split,
-        size=spec.size,
+def _index(header: Header, frames: list[FrameRecord], options: RenderOptions) -> FrameIndex:
+    """Return the index of a complete set."""
+    spec = check_domain(header.domain)
+    command = f"dart render {header.domain} --split {header.split} --count {len(frames)}"
+    if header.size != spec.size:
+        command += " --size {}x{}".format(*header.size)
+    if options.device != "cpu":
+        command += f" --device {options.device}"
+    return FrameIndex(
+        domain=header.domain,
+        split=header.split,
+        size=header.size,
         range_scale=spec.range_scale,
         frames=sorted_frames(frames),
         recipe={
-            "command": f"dart render {domain} --split {split} --count {len(frames)}",
-            "renderer_version": RENDERER_VERSION,
-            "samples_per_pixel": spec.splits[split].samples_per_pixel,
+            "command": command,
+            "renderer_version": header.renderer_version,
+            "samples_per_pixel": spec.splits[header.split].samples_per_pixel,
             "torch": str(torch.__version__),
             "python": platform.python_version(),
         },
     )
-    write_atomically(out / INDEX, index.to_json().encode())
-    (out / _JOURNAL).unlink(missing_ok=True)

@@ -67,6 +67,8 @@ class Quality:
     """A square number: the samples form a grid in the pixel."""
     compiled: bool = False
     """Trace with compiled kernels (see ``Tracer``)."""
+    device: str = "cpu"
+    """Where rays are traced; random numbers come from the generator, whatever the device."""
 
 
 DEFAULT_QUALITY = Quality()
@@ -103,10 +105,11 @@ def render_view(
         quality: Number of samples, and whether compiled kernels trace them.
     """
     trace = tracer(compiled=quality.compiled)
-    device = scene.materials.device
-    centres, valid = _pixel_rays(camera, torch.tensor([[0.5, 0.5]]))
-    rotation = pose.rotation()
-    towards = (rotation @ centres[0].T)[:, valid[0]].to(device)
+    device = torch.device(quality.device)
+    scene, camera = scene.to(device), camera.to(device)
+    centres, valid = _pixel_rays(camera, torch.tensor([[0.5, 0.5]], device=device))
+    rotation = pose.rotation().to(device)
+    towards = (rotation @ centres[0].T)[:, valid[0]]
     position = torch.tensor(pose.position, device=device)[:, None]
     distance, _ = trace.nearest(scene.primitives, position.expand_as(towards), towards)
 
@@ -119,7 +122,7 @@ def render_view(
         generator=generator,
     )
     height, width = camera.size
-    inside = valid[0].to(device)
+    inside = valid[0]
     seen = distance < MISS / 2
     range_picture = torch.zeros(height * width, device=device)
     range_picture[inside] = torch.where(seen, distance, 0.0)
@@ -138,8 +141,8 @@ def _pixel_rays(
     """Return the rays through every pixel at the given places within it (0..1, 0..1)."""
     height, width = camera.size
     row, column = torch.meshgrid(
-        torch.arange(height, dtype=torch.float32),
-        torch.arange(width, dtype=torch.float32),
+        torch.arange(height, dtype=torch.float32, device=offsets.device),
+        torch.arange(width, dtype=torch.float32, device=offsets.device),
         indexing="ij",
     )
     corners = torch.stack([column, row], -1).reshape(1, -1, 2)
@@ -159,10 +162,10 @@ def _trace_samples(
     """Return the light that reaches every pixel ``q`` of those ``inside``, linear RGB."""
     side = math.isqrt(quality.samples_per_pixel)
     steps = (torch.arange(side) + 0.5) / side
-    offsets = torch.cartesian_prod(steps, steps)
+    offsets = torch.cartesian_prod(steps, steps).to(inside.device)
     position, rotation = pose
     rays, _ = _pixel_rays(camera, offsets)
-    towards = (rays[:, inside].reshape(-1, 3) @ rotation.T).T.contiguous().to(position.device)
+    towards = (rays[:, inside].reshape(-1, 3) @ rotation.T).T.contiguous()
     sample = torch.arange(side * side, device=position.device)
     sample = sample.repeat_interleave(int(inside.sum()))
     spread = _pixel_spread(camera)
@@ -181,7 +184,7 @@ def _trace_samples(
 def _pixel_spread(camera: Camera) -> float:
     """Return the angle in radians that the middle pixel covers."""
     height, width = camera.size
-    middle = torch.tensor([[width / 2, height / 2], [width / 2 + 1, height / 2]])
+    middle = torch.tensor([[width / 2, height / 2], [width / 2 + 1, height / 2]]).to(camera.params)
     rays, _ = camera.unproject(middle)
     return float(torch.linalg.vector_norm(rays[1] - rays[0]))
 

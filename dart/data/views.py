@@ -12,13 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dart.cameras import Camera, KannalaBrandt, Pinhole
+from dart.cameras import LENSES, Camera
 from dart.data.intersect import tracer
 from dart.data.renderer import DEFAULT_QUALITY, Exposure, Pose, Quality, Rendering, render_view
 from dart.data.scene import Dice, Scene
 from dart.domains import DomainSpec
 
-LENSES: dict[str, type[Camera]] = {"pinhole": Pinhole, "kannala_brandt": KannalaBrandt}
 _ATTEMPTS = 16
 _WALL_GAP = 0.3
 _FURNITURE_GAP = 0.15
@@ -44,10 +43,10 @@ def draw_camera(domain: DomainSpec, dice: Dice) -> Camera:
     # A panorama shows the full sphere, whatever the shape of its frame.
     upright = height / math.pi if lens.model == "equirectangular" else focal
     params = torch.tensor([focal, upright, width / 2, height / 2, *lens.distortion])
-    kind = LENSES[lens.model]
+    camera = LENSES[lens.model](params, domain.size)
     if lens.model in ("pinhole", "equirectangular") or not lens.circle:
-        return kind(params, domain.size)
-    return kind(params, domain.size, max_polar=math.radians(fov / 2))
+        return camera
+    return replace(camera, max_polar=math.radians(fov / 2))
 
 
 def draw_exposure(dice: Dice, *, outdoors: bool = False) -> Exposure:

@@ -20,7 +20,7 @@ from dart.data.frames import (
     encode_range,
     write_pack,
 )
-from dart.data.render import render_frames
+from dart.data.render import RenderOptions, render_frames
 from dart.domains import DOMAINS, find_frames, fingerprint, pack_path
 from dart.errors import UserError
 
@@ -35,7 +35,7 @@ SHIPPED = [
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("rendered") / "set"
-    return render_frames("rooms_pinhole", "train", count=4, out=out)
+    return render_frames("rooms_pinhole", "train", count=4, out=out).folder
 
 
 @pytest.fixture
@@ -147,7 +147,9 @@ def test_a_killed_rendering_goes_on_where_it_stopped(
 
 
 def test_two_processes_make_the_same_set(rendered: Path, tmp_path: Path) -> None:
-    out = render_frames("rooms_pinhole", "train", count=4, out=tmp_path / "set", workers=2)
+    out = tmp_path / "set"
+    options = RenderOptions(workers=2)
+    render_frames("rooms_pinhole", "train", count=4, out=out, options=options)
     assert fingerprint("rooms_pinhole", "train", folder=out) == fingerprint(
         "rooms_pinhole", "train", folder=rendered
     )
@@ -172,7 +174,9 @@ def test_impossible_requests_are_refused(
     count: int, workers: int, text: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=text):
-        render_frames("rooms_pinhole", "val", count=count, out=tmp_path, workers=workers)
+        render_frames(
+            "rooms_pinhole", "val", count=count, out=tmp_path, options=RenderOptions(workers=workers)
+        )
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
