@@ -58,23 +58,37 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     _add_device(parser)
 
 
-def _add_reading(commands: argparse._SubParsersAction) -> None:
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "evaluate",
-        help="measure a checkpoint on domains",
-        description="Print every metric of a pretrained network or of an adapter, per domain.",
+        help="measure a checkpoint on domains or on a data set on disk",
+        description="Print the metrics of a pretrained network or of an adapter, per domain, or "
+        "with --data per group and scene of a data set, beside those of a constant.",
     )
     parser.add_argument("checkpoint", help="shipped name, or path of a .safetensors file")
+    parser.add_argument("--domains", nargs="+", metavar="DOMAIN", help="default: the rooms")
+    parser.add_argument("--data", type=Path, metavar="PATH", help="folder or file of a data set")
+    parser.add_argument("--as", dest="format", metavar="FORMAT", help="how --data is read")
+    parser.add_argument("--split", help="default: test of a domain, all of a data set")
+    parser.add_argument("--width", type=int, help="pixels that the network sees (default: 128)")
+    parser.add_argument("--align", nargs="+", metavar="NAME", help="fits to the truth; none too")
+    parser.add_argument("--max-distance", type=float, metavar="M", help="truth beyond is left out")
     parser.add_argument(
-        "--domains",
-        nargs="+",
-        default=["rooms_pinhole", "rooms_fisheye", "rooms_stereographic"],
-        metavar="DOMAIN",
+        "--evaluation-crop", action="store_true", help="count only the crop of the field's protocol"
     )
-    parser.add_argument("--split", default="test", choices=["train", "val", "test"])
+    parser.add_argument(
+        "--cloud-points", type=int, metavar="N", help="most points compared (0: none, quicker)"
+    )
+    parser.add_argument(
+        "--skip-unreadable", action="store_true", help="leave such frames out and name them"
+    )
+    parser.add_argument("--out", type=Path, help="folder for tables, summary and contact sheet")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     _add_device(parser)
 
+
+def _add_reading(commands: argparse._SubParsersAction) -> None:
+    _add_evaluate(commands)
     parser = commands.add_parser(
         "predict",
         help="predict the distance map of one image",

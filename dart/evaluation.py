@@ -40,7 +40,6 @@ from dart.models import DepthNet
 from dart.pictures import SheetRow
 
 CLOUD_ALIGNMENTS = ("none", "scale_median")
-CLOUD_POINTS = 76_800
 _SHOWN_A_GROUP = 3
 _SHOWN = 18
 _CAMERAS_KEPT = 4
@@ -58,14 +57,16 @@ class Setting:
     """Width in pixels at which the network sees an image; the height keeps the aspect."""
     alignments: tuple[str, ...] = tuple(ALIGNMENTS)
     """Keys of ``ALIGNMENTS``."""
-    clouds: bool = True
-    """Whether point clouds are compared, which takes most of the time."""
+    cloud_points: int = 76_800
+    """Most points of each cloud that are compared; 0 leaves clouds out, which take most time."""
     skip_unreadable: bool = False
     """Whether frames that cannot be read are left out; their names are kept."""
 
     def __post_init__(self) -> None:
         if self.width < 32:
             raise UserError(f"width {self.width}: expected at least 32 pixels")
+        if self.cloud_points < 0:
+            raise UserError(f"cloud points {self.cloud_points}: expected at least 0")
         for name in self.alignments:
             if name not in ALIGNMENTS:
                 raise UserError(
@@ -280,7 +281,7 @@ class Evaluator:
                 fitted = align(values, true, how=how, bounds=bounds)
                 measured = {name: m.compute(fitted, true) for name, m in _PIXEL_METRICS.items()}
                 measured |= measure_weighted(fitted, true, lens.solid[valid])
-                if self.setting.clouds and predictor == "network" and how in CLOUD_ALIGNMENTS:
+                if self.setting.cloud_points and predictor == "network" and how in CLOUD_ALIGNMENTS:
                     measured |= self._clouds(lens, valid, fitted / along, true / along)
                 rows.extend((predictor, how, name, value) for name, value in measured.items())
                 key = (frame.group, frame.convention, predictor, how)
@@ -304,7 +305,7 @@ class Evaluator:
     ) -> dict[str, float]:
         numbers = np.zeros(valid.shape, int)
         numbers[valid] = np.arange(len(true))
-        v, u = thin(valid, CLOUD_POINTS)
+        v, u = thin(valid, self.setting.cloud_points)
         chosen, rays = numbers[v, u], lens.rays[v, u]
         return measure_clouds(
             predicted[chosen, None] * rays,

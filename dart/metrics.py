@@ -21,6 +21,8 @@ from scipy.spatial import KDTree
 
 Pixels = Float[ndarray, " n"]
 _NUM_THRESHOLDS = 100
+_QUICK_TREE = {"balanced_tree": False, "compact_nodes": False}
+"""Fastest for two surfaces of tens of thousands of points: measured, answers are the same."""
 
 
 def abs_rel(predicted: Pixels, true: Pixels) -> float:
@@ -226,7 +228,7 @@ def measure_clouds(
     thresholds = np.geomspace(nearest, farthest / 20, _NUM_THRESHOLDS)
     reach = 1.001 * max(thresholds[-1], thresholds[-1] ** 0.5)
     gaps = [
-        np.sort(KDTree(to, balanced_tree=False).query(of, distance_upper_bound=reach)[0])
+        np.sort(KDTree(to, **_QUICK_TREE).query(of, distance_upper_bound=reach)[0])
         for of, to in ((predicted, true), (true, predicted))
     ]
     areas = []

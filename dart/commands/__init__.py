@@ -10,7 +10,7 @@ from importlib import import_module
 COMMANDS: Mapping[str, str] = {
     "train": "training:train",
     "pretrain": "training:pretrain_source",
-    "evaluate": "reading:evaluate",
+    "evaluate": "evaluating:evaluate",
     "predict": "reading:predict_image",
     "variants": "reading:variants",
     "render": "rendering:render",

@@ -1,4 +1,4 @@
-"""``dart evaluate``, ``dart predict`` and ``dart variants``."""
+"""``dart predict`` and ``dart variants``, and what measuring commands share."""
 
 from argparse import Namespace
 
@@ -11,15 +11,13 @@ from rich.table import Table
 from dart.cameras import load_camera
 from dart.commands.common import make_folder, print_json
 from dart.data.dataset import open_domain
-from dart.data.domain_file import find_domain
 from dart.errors import UserError
 from dart.measuring import measure, predict
-from dart.metrics import METRICS
 from dart.models import create_model, list_variants, variant_info
 from dart.models.checkpoint import load_checkpoint
 from dart.models.depth_net import DepthNet
 from dart.pictures import draw_distance
-from dart.recipe import TrainingSpec, domain_label
+from dart.recipe import TrainingSpec
 from dart.training.freeze import count_trainable, set_trainable
 
 
@@ -44,27 +42,6 @@ def mean_errors(model: DepthNet, domain: str, split: str, device: torch.device) 
     errors = measure(data, predict(model, data, device=device))
     means = errors.groupby("metric", sort=False)["value"].mean()
     return {str(metric): float(value) for metric, value in means.items()}
-
-
-def evaluate(options: Namespace) -> int:
-    """Print every metric of a checkpoint on domains."""
-    device = torch.device(check_device(options))
-    model = load_checkpoint(options.checkpoint).to(device)
-    means = {}
-    for domain in options.domains:
-        find_domain(domain)
-        means[domain_label(domain)] = mean_errors(model, domain, options.split, device)
-    if options.json:
-        print_json({"checkpoint": options.checkpoint, "split": options.split, "domains": means})
-        return 0
-    table = Table(title=f"{options.checkpoint}: mean over the images of {options.split}")
-    table.add_column("domain")
-    for metric in METRICS:
-        table.add_column(metric, justify="right")
-    for domain, values in means.items():
-        table.add_row(domain, *(f"{values[metric]:.4f}" for metric in METRICS))
-    Console().print(table)
-    return 0
 
 
 def predict_image(options: Namespace) -> int:
