@@ -10,11 +10,12 @@ from rich.table import Table
 from dart.commands.common import create_progress, print_json
 from dart.commands.reading import check_device
 from dart.data.dataset import open_domain
-from dart.domains import check_domain
+from dart.data.domain_file import find_domain
 from dart.errors import UserError
 from dart.models.checkpoint import load_checkpoint
 from dart.probe import REAL, describe, summarize
 from dart.probe import probe as probe_camera
+from dart.recipe import domain_label
 
 
 def probe(options: Namespace) -> int:
@@ -23,7 +24,7 @@ def probe(options: Namespace) -> int:
     if options.count is not None and options.count < 1:
         raise UserError(f"--count {options.count}: expected at least 1 image")
     for domain in options.domains:
-        check_domain(domain)
+        find_domain(domain)
     model = load_checkpoint(options.checkpoint).to(device)
     results = {}
     with create_progress() as progress:
@@ -38,7 +39,7 @@ def probe(options: Namespace) -> int:
                 on_images=lambda done, task=task: progress.update(task, completed=done),
             )
             arms = summarize(table)
-            results[domain] = {"images": count, "arms": arms, "says": describe(arms)}
+            results[domain_label(domain)] = {"images": count, "arms": arms, "says": describe(arms)}
     if options.json:
         told = {"checkpoint": str(options.checkpoint), "split": options.split}
         print_json({**told, "domains": results})
