@@ -11,16 +11,17 @@ from dart.data.sets import open_dataset
 from dart.data.sets.kitti import KittiEigen
 from dart.data.sets.kitti360 import Kitti360Fisheye
 from dart.errors import UserError
-from tests.helpers.set_files import Pixels, pixel_grid, unit, write_npy, write_png16, write_text
-from tests.helpers.set_writers import (
-    WRITERS,
-    kitti360_fisheye,
-    kitti_eigen,
-    nyuv2_bts,
-    nyuv2_labelled,
-    woodscape_calibration,
+from tests.helpers.set_files import (
+    Pixels,
+    pixel_grid,
+    unit,
+    write_npy,
     write_picture,
+    write_png16,
+    write_text,
 )
+from tests.helpers.set_fisheyes import kitti360_fisheye, woodscape_calibration
+from tests.helpers.set_writers import WRITERS, kitti_eigen, nyuv2_bts, nyuv2_labelled
 
 
 def bounds(mask: torch.Tensor) -> tuple[int, int, int, int]:

@@ -95,8 +95,8 @@ class Kitti360Fisheye(DepthDataset):
         camera = self._read_camera(entry)
         if distance.shape != camera.size:
             raise UserError(f"{path}: {distance.shape} values for {camera.size} pixels")
-        backwards = camera.rays()[..., 2].numpy() < 0
-        return np.where(backwards, np.abs(distance), distance)
+        cosine, _ = self._lens(camera)
+        return np.where(cosine < 0, np.abs(distance), distance)
 
     def _read_camera(self, entry: Entry) -> Camera:
         name = entry.image.parents[1].name

@@ -6,7 +6,8 @@ Sources: the set's layout (``data/SCENE/dslr``, ``splits/nvs_sem_{train,val}.txt
 """
 
 from collections.abc import Iterable
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -29,10 +30,13 @@ class ScanNetPPDslr(DepthDataset):
     min_distance = 1e-3
     max_distance = 10.0
 
+    def __init__(self, root: Path, **options: Any) -> None:
+        self._cameras: dict[str, Camera] = {}
+        super().__init__(root, **options)
+
     def _list(self) -> Iterable[Entry]:
         for scene in self._scenes():
             folder = self.root / f"data/{scene}/dslr"
-            camera = load_calibration(folder / "nerfstudio/transforms.json", format="nerfstudio")
             images = sorted((folder / "resized_images").glob("*.JPG"))
             if not images:
                 raise UserError(f"{folder / 'resized_images'}: holds no .JPG photographs")
@@ -42,7 +46,6 @@ class ScanNetPPDslr(DepthDataset):
                     scene=scene,
                     image=image,
                     depth=folder / f"render_depth/{image.stem}.png",
-                    camera=camera,
                 )
 
     def _scenes(self) -> list[str]:
@@ -57,5 +60,7 @@ class ScanNetPPDslr(DepthDataset):
         return read_png16(depth_path(entry)).astype(np.float32) / _MILLIMETRES
 
     def _read_camera(self, entry: Entry) -> Camera:
-        assert entry.camera is not None
-        return entry.camera
+        if entry.scene not in self._cameras:
+            path = entry.image.parents[1] / "nerfstudio/transforms.json"
+            self._cameras[entry.scene] = load_calibration(path, format="nerfstudio")
+        return self._cameras[entry.scene]
