@@ -87,6 +87,22 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     _add_device(parser)
 
 
+def _add_data(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("data", help="look after data sets on disk")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    parser = actions.add_parser(
+        "check",
+        help="open every file and say what is wrong",
+        description="Count, measure and draw a data set; the exit status is 1 if it has problems.",
+    )
+    parser.add_argument("path", type=Path, help="folder or file of the data set")
+    parser.add_argument("--as", dest="format", required=True, metavar="FORMAT")
+    parser.add_argument("--split", help="one split of the format (default: all frames)")
+    parser.add_argument("--sample", type=int, metavar="N", help="open only N frames, evenly spread")
+    parser.add_argument("--out", type=Path, help="folder for the contact sheet")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
 def _add_reading(commands: argparse._SubParsersAction) -> None:
     _add_evaluate(commands)
     parser = commands.add_parser(
@@ -204,6 +220,64 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     form.add_argument("--latex", action="store_true", help="print a LaTeX table (booktabs)")
 
 
+def _add_studies(commands: argparse._SubParsersAction) -> None:
+    names = {"metavar": "STUDY", "help": "a study's name or YAML file"}
+    parser = commands.add_parser("status", help="say what a study has done, lacks and found")
+    parser.add_argument("study", **names)
+    _add_results(parser)
+
+    parser = commands.add_parser("retry", help="run the failed runs of a study again")
+    parser.add_argument("study", **names)
+    parser.add_argument(
+        "--failed",
+        nargs="+",
+        default=["all"],
+        metavar="KIND",
+        help="only failures of these kinds: oom, nan, timeout, bug, ... (default: all)",
+    )
+    _add_results(parser)
+    _add_device(parser)
+
+    parser = commands.add_parser("doctor", help="say what is wrong with a results folder")
+    parser.add_argument("--mend", action="store_true", help="mend what can be mended")
+    _add_results(parser)
+    _add_tracking(parser)
+
+    parser = commands.add_parser("sync", help="write MLflow's copy anew from the run folders")
+    parser.add_argument("study", nargs="?", **names)
+    parser.add_argument("--all", action="store_true", help="every study of the results")
+    _add_results(parser)
+    _add_tracking(parser)
+
+    parser = commands.add_parser(
+        "replay", help="repeat a run from its recipe and say whether it came out identical"
+    )
+    parser.add_argument("run", metavar="RUN", help="a run's folder, or the beginning of its key")
+    _add_results(parser)
+    _add_device(parser)
+
+    parser = commands.add_parser("export", help="write the champion of a study into a folder")
+    parser.add_argument("study", **names)
+    parser.add_argument("--out", type=Path, help="folder (default: results/exports/STUDY)")
+    parser.add_argument(
+        "--max-forgetting",
+        type=float,
+        metavar="X",
+        help="the champion's relative forgetting is at most X (default: the study's own bound)",
+    )
+    _add_results(parser)
+    _add_tracking(parser)
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", type=Path, help="default: $DART_RESULTS or ./results")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_tracking(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tracking-uri", metavar="URL", help="MLflow's server or database")
+
+
 def create_parser() -> argparse.ArgumentParser:
     """Return the parser of ``dart`` and all its commands."""
     parser = argparse.ArgumentParser(
@@ -212,6 +286,7 @@ def create_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
     _add_reading(commands)
+    _add_data(commands)
     _add_camera(commands)
     _add_probe(commands)
     _add_making(commands)

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from dart.angles import AngleErrors, solid_angles
 from dart.cameras import Camera
+from dart.data.groups import group_of
 from dart.data.sample import Sample
 from dart.data.sets.base import DepthDataset
 from dart.data.transforms import resize
@@ -113,11 +114,6 @@ class _Lens:
     solid: Float[ndarray, "h w"]
 
 
-def group_of(data: DepthDataset, key: str) -> str:
-    """Return the group of a frame: the first part of its key, or the set where keys have none."""
-    return key.split("/", 1)[0] if "/" in key else data.name
-
-
 def survey(data: DepthDataset, *, on_frame: Progress) -> tuple[list[Frame], dict[str, str]]:
     """Return the readable frames, and why the others are not readable.
 
@@ -143,7 +139,7 @@ def survey(data: DepthDataset, *, on_frame: Progress) -> tuple[list[Frame], dict
                     index=index,
                     key=entry.key,
                     scene=entry.scene,
-                    group=group_of(data, entry.key),
+                    group=group_of(entry.key, otherwise=data.name),
                     convention=convention,
                     median=float(np.median(values)),
                 )

@@ -9,8 +9,15 @@ from importlib import import_module
 
 COMMANDS: Mapping[str, str] = {
     "train": "training:train",
+    "status": "study_tools:status",
+    "retry": "study_tools:retry",
+    "doctor": "study_tools:doctor",
+    "sync": "study_tools:sync",
+    "replay": "study_export:replay",
+    "export": "study_export:export",
     "pretrain": "training:pretrain_source",
     "evaluate": "evaluating:evaluate",
+    "data": "data_check:data",
     "predict": "reading:predict_image",
     "variants": "reading:variants",
     "render": "rendering:render",
