@@ -54,8 +54,8 @@ class Pairs:
     """Variant -> runs that failed, where any did."""
     missing: Mapping[str, int]
     """Variant -> runs that were not made, where any was not."""
-    absent: tuple[str, ...]
-    """Variants without any finished run."""
+    asked: tuple[str, ...]
+    """Every variant of the study, also those without a finished run."""
     notes: tuple[str, ...]
 
     def of_role(self, role: str) -> dict[str, Errors]:
@@ -93,7 +93,7 @@ def pair_study(study: Study, records: Records, *, metric: str, baseline: str) ->
         domains=domains,
         failed=_count(runs, "failed"),
         missing=_count(runs, "missing"),
-        absent=tuple(name for name in runs["variant"].cat.categories if name not in names),
+        asked=tuple(runs["variant"].cat.categories),
         notes=(*notes, *unpaired),
     )
 

@@ -155,7 +155,7 @@ def open_study(
     path = Path(name_or_path)
     if tracking_uri is not None:
         # Imported by name, and only here: results are read without MLflow, which takes seconds.
-        fetch = import_module("dart.tracking").fetch_study
+        fetch = import_module("dart.fetching").fetch_study
         return _open_folder(fetch(_name_of(path), tracking_uri=tracking_uri))
     if (path / "cells.json").is_file():
         return _open_folder(path, root=results_folder(results) if results else None)

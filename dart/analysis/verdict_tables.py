@@ -19,6 +19,10 @@ from dart.metrics import METRICS
 Row = list[tuple[str, ...]]
 """A row of a table: each cell is one or more lines."""
 
+WIDE = 140
+"""Columns of a terminal that shows the whole table."""
+NARROWER_BY = 3
+"""Columns that a narrower one does without: the descriptive ones, which stand last."""
 COLORS = {
     "better": "green",
     "worse": "red",
@@ -184,16 +188,17 @@ def print_comparison(comparison: Comparison, *, console: Console | None = None) 
     """Print the verdicts, their reasons and what they rest on to the terminal."""
     console = console or Console()
     if not console.is_terminal:
-        console.width = max(console.width, 160)  # a file has no edge to wrap at
+        console.width = max(console.width, 180)  # a file has no edge to wrap at
+    shown = len(headings()) if console.width >= WIDE else len(headings()) - NARROWER_BY
     table = Table(title=title(comparison), box=box.SIMPLE_HEAD)
-    for index, heading in enumerate(headings()):
-        table.add_column(
-            "\n".join(heading), justify="left" if index < 2 else "right", no_wrap=index > 0
-        )
+    for index, heading in enumerate(headings()[:shown]):
+        side = "left" if index < 2 else "right"
+        table.add_column("\n".join(heading), justify=side, no_wrap=index < 2)
     for row, verdict in zip(text_rows(comparison), comparison.verdicts, strict=True):
-        name, word, *numbers = ("\n".join(cell) for cell in row)
+        name, word, *numbers = ("\n".join(cell) for cell in row[:shown])
         color = COLORS.get(verdict.verdict, "dim")
-        table.add_row(name, f"[{color}]{word}[/]" if color else word, *map(_escape, numbers))
+        marked = f"[{color}]{word}[/]" if color else word
+        table.add_row(_escape(name), marked, *map(_escape, numbers))
     console.print(table)
     for line in (*describe(comparison), "", *explain(comparison)):
         console.print(line, markup=False, highlight=False)

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from dart.analysis.bootstrap import (
+    REPLICATES,
     CrossedBootstrap,
     Interval,
     favourable,
@@ -25,7 +26,7 @@ from dart.analysis.bootstrap import (
 )
 from dart.analysis.claims import Evidence, Verdict, decide
 from dart.analysis.pairs import Errors, Pairs, pair_study
-from dart.analysis.records import Study, open_study
+from dart.analysis.records import StudyRecord, open_study
 from dart.analysis.statistics import (
     Estimate,
     Reading,
@@ -145,7 +146,7 @@ def compare_study(
     baseline = baseline or opened.record.baseline or trained[0]
     baseline = _known("baseline", baseline, variants)
     pairs = pair_study(opened, read_records(opened), metric=metric, baseline=baseline)
-    return _Comparer(opened, pairs, metric=metric, baseline=baseline).run()
+    return Comparer(opened.record, pairs, metric=metric, baseline=baseline).run()
 
 
 def _known(what: str, name: str, allowed: Sequence[str] | Mapping[str, object]) -> str:
@@ -156,23 +157,40 @@ def _known(what: str, name: str, allowed: Sequence[str] | Mapping[str, object]) 
     return name
 
 
-class _Comparer:
-    """Compares every variant of one study with one baseline in one metric."""
+class Comparer:
+    """Compares every variant of one study with one baseline in one metric.
 
-    def __init__(self, study: Study, pairs: Pairs, *, metric: str, baseline: str) -> None:
+    Args:
+        study: What the study asked and declared.
+        pairs: Its runs, aligned in that metric.
+        metric: The metric.
+        baseline: One of the variants, or the untouched network.
+        replicates: Of the bootstrap, on which no verdict depends.
+    """
+
+    def __init__(
+        self,
+        study: StudyRecord,
+        pairs: Pairs,
+        *,
+        metric: str,
+        baseline: str,
+        replicates: int = REPLICATES,
+    ) -> None:
         self.study = study
         self.pairs = pairs
         self.metric = metric
         self.baseline = baseline
-        self.spec: ComparisonSpec = study.record.comparison
+        self.spec: ComparisonSpec = study.comparison
         self.margin = self.spec.resolve_margin(self._before("source"))
         self.rope = self.spec.resolve_rope(self._before("target"))
         # Seeded by what is compared, so that the same study gives the same digits.
-        seed = zlib.crc32(f"{study.record.study} {baseline} {metric}".encode())
+        seed = zlib.crc32(f"{study.study} {baseline} {metric}".encode())
         self.bootstrap = CrossedBootstrap(
             len(pairs.seeds),
             {name: errors.after.shape[2] for name, errors in pairs.domains.items()},
             generator=np.random.default_rng(seed),
+            replicates=replicates,
         )
 
     def run(self) -> Comparison:
@@ -180,10 +198,8 @@ class _Comparer:
         effects = {name: self._effects(name) for name in self.pairs.names}
         self._correct(effects)
         front, area = self._front()
-        rows = [*self.pairs.names, *self.pairs.absent]
-        order = list(dict.fromkeys(cell.variant for cell in self.study.record.cells))
         return Comparison(
-            study=self.study.record.study,
+            study=self.study.study,
             metric=self.metric,
             baseline=self.baseline,
             alpha=self.spec.alpha,
@@ -194,7 +210,7 @@ class _Comparer:
             scenes={name: errors.num_scenes for name, errors in self.pairs.domains.items()},
             verdicts=tuple(
                 self._verdict(name, effects.get(name, {}), front.get(name, math.nan))
-                for name in sorted(rows, key=order.index)
+                for name in self.pairs.asked
             ),
             hypervolume=area,
             notes=(*self.pairs.notes, *self._notes()),
