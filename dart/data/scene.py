@@ -107,8 +107,8 @@ class Scene:
     """Width (x), depth (y) and height (z) of the space in which a camera may stand, metres."""
     obstacles: tuple[Rectangle, ...]
     """Footprints in which no camera may stand."""
-    headings: tuple[float, ...] = ()
-    """Yaws about which cameras look, radians; none = towards the middle of the extent."""
+    along_x: bool = False
+    """Whether cameras look along x, mostly towards the farther end; else towards the middle."""
     refuge: tuple[float, float] | None = None
     """x and y at which a camera stands that found no free place; none = the middle."""
     sky: Sky | None = None
@@ -177,7 +177,7 @@ class SceneBuilder:
         *,
         extent: tuple[float, float, float],
         obstacles: tuple[Rectangle, ...],
-        headings: tuple[float, ...] = (),
+        along_x: bool = False,
         refuge: tuple[float, float] | None = None,
         sky: Sky | None = None,
         occlusion_radius: float = 0.35,
@@ -198,7 +198,7 @@ class SceneBuilder:
             ambient=torch.tensor(self.ambient),
             extent=extent,
             obstacles=obstacles,
-            headings=headings,
+            along_x=along_x,
             refuge=refuge,
             sky=sky,
             occlusion_radius=occlusion_radius,

@@ -71,7 +71,7 @@ def build_street(generator: torch.Generator) -> Scene:
     return street.builder.build(
         extent=(_LENGTH, street.width, 8.0),
         obstacles=tuple(street.occupied),
-        headings=(0.0, math.pi),
+        along_x=True,
         sky=sky,
         occlusion_radius=2.5,
     )

@@ -95,8 +95,8 @@ def _candidate(scene: Scene, dice: Dice) -> Pose | None:
     if any(a - gap < x < c + gap and b - gap < y < d + gap for a, b, c, d in scene.obstacles):
         return None
     yaw = math.atan2(depth / 2 - y, width / 2 - x)
-    if scene.headings:
-        yaw = scene.headings[dice.integer(len(scene.headings))]
+    if scene.along_x:
+        yaw = 0.0 if (x < width / 2) == dice.chance(0.8) else math.pi
     return Pose(
         position=(x, y, dice.uniform(1.0, 1.8)),
         yaw=yaw + dice.uniform(-0.8, 0.8),

@@ -42,7 +42,7 @@ class Hall(Site):
 def build_warehouse(generator: torch.Generator) -> Scene:
     """Return a warehouse."""
     dice = Dice(generator)
-    size = (dice.uniform(17, 30), dice.uniform(11, 20), dice.uniform(5.0, 8.0))
+    size = (dice.uniform(18, 32), dice.uniform(11, 20), dice.uniform(5.0, 8.0))
     hall = Hall(*size, ends=dice.uniform(2.8, 4.5), dice=dice)
     _add_shell(hall)
     aisles = _add_racks(hall)
@@ -56,7 +56,7 @@ def build_warehouse(generator: torch.Generator) -> Scene:
     return hall.builder.build(
         extent=size,
         obstacles=tuple(place for place in hall.occupied if place is not kept_free),
-        headings=(0.0, math.pi),
+        along_x=True,
         refuge=refuge,
         occlusion_radius=0.8,
     )
