@@ -40,8 +40,10 @@ def resize(sample: Sample, size: tuple[int, int]) -> Sample:
         return sample
     down, right = (_weights(old, new) for old, new in zip((height, width), size, strict=True))
     image = down.to(sample.image) @ sample.image @ right.to(sample.image).mT
-    distance, valid = _nearest_valid(sample.distance, sample.valid, size)
     camera = sample.camera.resize(size)
+    distance, valid = _nearest_valid(sample.distance, sample.valid, size)
+    valid = valid & camera.valid()
+    distance = torch.where(valid, distance, 0.0)
     return replace(sample, image=image, distance=distance, valid=valid, camera=camera)
 
 

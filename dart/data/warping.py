@@ -21,6 +21,7 @@ IDEAL = ("pinhole", "equidistant", "equisolid", "stereographic")
 _MOST_POINTS = 8
 _GRIDS_KEPT = 4
 _WIDEST_PINHOLE = math.radians(65)
+_WIDEST = math.radians(110)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +119,7 @@ def draw_lens(
     """Return a random lens that sees a part of what ``source`` sees.
 
     The model is drawn from ``models``; the half field of view along the longer side from 0.6 to
-    1.0 of the source's own.
+    1.0 of the source's own, at most 65 degrees for a pinhole and 110 for the others.
 
     Args:
         size: Height and width in pixels of the image to be made.
@@ -126,9 +127,8 @@ def draw_lens(
     drawn = torch.rand(2, generator=generator).tolist()
     lens = LENSES[models[int(drawn[0] * len(models))]]
     longer = max(size)
-    reach = _half_view(source) * (0.6 + 0.4 * drawn[1])
-    if lens is Pinhole:
-        reach = min(reach, _WIDEST_PINHOLE)
+    widest = _WIDEST_PINHOLE if lens is Pinhole else _WIDEST
+    reach = min(_half_view(source) * (0.6 + 0.4 * drawn[1]), widest)
     ray = torch.tensor([[math.sin(reach), 0.0, math.cos(reach)]], dtype=torch.float64)
     unit = lens(torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64), (1, 1))
     focal = longer / 2 / float(unit.project(ray)[0][0, 0])
@@ -141,5 +141,5 @@ def _half_view(camera: Camera) -> float:
     ends = [[0.5, height / 2], [width - 0.5, height / 2]]
     if height > width:
         ends = [[width / 2, 0.5], [width / 2, height - 0.5]]
-    rays, seen = camera.unproject(torch.tensor(ends, dtype=torch.float64))
-    return float(rays[..., 2].clamp(-1, 1).acos().amin()) if bool(seen.any()) else math.pi / 2
+    rays, _ = camera.unproject(torch.tensor(ends, dtype=torch.float64))
+    return float(rays[..., 2].clamp(-1, 1).acos().amin())
