@@ -21,15 +21,19 @@ from torch import Tensor
 
 from dart.cameras import Camera, CameraEmbedder, Equidistant, Stereographic, default_camera
 from dart.data.sample import Sample, collate
+from dart.measuring import EVALUATION_BATCH
 from dart.metrics import abs_rel
 from dart.models.depth_net import DepthNet
-from dart.protocol import EVALUATION_BATCH
 
 REAL = "real"
+_OTHER = "another image's"
 CHANGED = 0.01
 """Relative change from which a pixel counts as changed."""
 MATTERS = 0.01
 """Mean absolute log ratio from which the camera input is said to matter."""
+SAME_SHAPE = 1e-4
+"""Mean absolute log ratio below which, but for one factor an image, nothing changed."""
+COLUMNS = ("mean_abs_log_ratio", "median_ratio", "shape_change", "share_changed", "abs_rel")
 _FOCALS = (0.5, 0.7, 1.4, 2.0)
 _WIDEST_STEREOGRAPHIC = math.radians(170.0)
 
@@ -89,7 +93,7 @@ def list_arms(cameras: Sequence[Camera], generator: np.random.Generator) -> list
     for lens in (Equidistant, Stereographic):
         other = [_same_view(camera, lens) for camera in cameras]
         arms += [Arm(f"{lens.model} lens", [c for c in other if c is not None])]
-    arms.append(Arm("another image's", _deal(cameras, generator)))
+    arms.append(Arm(_OTHER, _deal(cameras, generator)))
     seed = int(generator.integers(2**31))
     arms += [
         Arm("pixels shuffled", cameras, lambda embedding: _shuffle(embedding, seed)),
@@ -144,17 +148,18 @@ def _shuffle(embedding: Float[Tensor, "b e h w"], seed: int) -> Float[Tensor, "b
 @torch.inference_mode()
 def probe(
     model: DepthNet,
-    data: Sequence[Sample] | Sequence,
+    data: Sequence[Sample],
     *,
     device: torch.device,
     seed: int = 0,
     on_images: Callable[[int], None] = lambda _: None,
 ) -> pd.DataFrame:
-    """Return one row an image and arm: ``image``, ``scene``, ``arm`` and four numbers.
+    """Return one row an image and arm: ``image``, ``scene``, ``arm`` and ``COLUMNS``.
 
     ``mean_abs_log_ratio`` and ``median_ratio`` compare the prediction with the one under the real
-    camera, ``share_changed`` is the share of pixels that differ by more than 1 %, ``abs_rel`` is
-    the error against the truth. All are over the pixels that have a truth.
+    camera, ``shape_change`` is the first without the image's common factor, ``share_changed`` the
+    share of pixels that differ by more than 1 %, ``abs_rel`` the error against the truth. All are
+    over the pixels that have a truth.
 
     Args:
         data: Images of one size.
@@ -167,15 +172,20 @@ def probe(
     for start in range(0, len(data), EVALUATION_BATCH):
         samples = [data[i] for i in range(start, min(start + EVALUATION_BATCH, len(data)))]
         image = collate(samples).image.to(device)
-        real: Float[ndarray, "b h w"] | None = None
-        for arm in arms:
-            with _embedder(model, arm.embedding):
-                told = arm.cameras[start : start + len(samples)]
-                maps = model(image, told).distance.float().cpu().numpy()
-            real = maps if real is None else real
-            rows += [_row(sample, arm.name, maps[i], real[i]) for i, sample in enumerate(samples)]
+        maps = [_predict(model, image, arm, start, len(samples)) for arm in arms]
+        for arm, changed in zip(arms, maps, strict=True):
+            rows += [
+                _row(sample, arm.name, changed[i], maps[0][i]) for i, sample in enumerate(samples)
+            ]
         on_images(start + len(samples))
     return pd.DataFrame(rows)
+
+
+def _predict(
+    model: DepthNet, image: Float[Tensor, "b 3 h w"], arm: Arm, start: int, count: int
+) -> Float[ndarray, "b h w"]:
+    with _embedder(model, arm.embedding):
+        return model(image, arm.cameras[start : start + count]).distance.float().cpu().numpy()
 
 
 def _row(
@@ -190,6 +200,7 @@ def _row(
         "arm": arm,
         "mean_abs_log_ratio": float(np.abs(log_ratio).mean()),
         "median_ratio": float(np.exp(np.median(log_ratio))),
+        "shape_change": float(np.abs(log_ratio - np.median(log_ratio)).mean()),
         "share_changed": float((np.abs(after / before - 1) > CHANGED).mean()),
         "abs_rel": abs_rel(after, sample.distance.numpy()[valid].astype(np.float64)),
     }
@@ -197,16 +208,13 @@ def _row(
 
 def summarize(table: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Return the means over the images of every arm, and the error's change over the real one's."""
-    columns = ["mean_abs_log_ratio", "median_ratio", "share_changed", "abs_rel"]
-    means = table.groupby("arm", sort=False)[columns].mean()
-    real = float(means.loc[REAL, "abs_rel"])
-    return {
-        str(arm): {
-            **{column: float(row[column]) for column in columns},
-            "abs_rel_change": float(row["abs_rel"]) / real - 1,
-        }
-        for arm, row in means.iterrows()
+    means = table.groupby("arm", sort=False)[list(COLUMNS)].mean()
+    arms = {
+        str(arm): dict(zip(COLUMNS, map(float, row), strict=True))
+        for arm, row in zip(means.index, means.to_numpy(), strict=True)
     }
+    real = arms[REAL]["abs_rel"]
+    return {arm: {**row, "abs_rel_change": row["abs_rel"] / real - 1} for arm, row in arms.items()}
 
 
 def describe(arms: Mapping[str, Mapping[str, float]]) -> str:
@@ -226,4 +234,7 @@ def describe(arms: Mapping[str, Mapping[str, float]]) -> str:
         else f"yet {len(better)} of {len(told)} wrong cameras give a smaller AbsRel than the "
         f"real one ({', '.join(better)})"
     )
-    return f"the camera matters: {most} changes the prediction by {share}; {quality}"
+    scale = ""
+    if max(values["shape_change"] for values in told.values()) < SAME_SHAPE:
+        scale = ", by one factor an image: only the scale head reads the camera"
+    return f"the camera matters: {most} changes the prediction by {share}{scale}; {quality}"

@@ -147,7 +147,7 @@ def _nearest_ideal(
     radius = np.hypot(offset[..., 0] * math.sqrt(fy / fx), offset[..., 1] * math.sqrt(fx / fy))
     known = np.isfinite(polar)
     best = ("none", math.nan, np.full(polar.shape, np.nan))
-    if not known.any():
+    if not known.any() or camera.model == "equirectangular":
         return best
     smallest = math.inf
     for name, (mapped, reach) in IDEAL_LENSES.items():

@@ -75,9 +75,10 @@ def camera(options: Namespace) -> int:
     lens = load_calibration(
         options.file, format=options.format, name=options.name, size=parse_size(options.size)
     )
-    image = None if options.image is None else read_image(options.image)
-    if image is not None:
-        check_image(lens, image.shape[:2], file=options.file, image=options.image)
+    photograph: Path | None = options.image
+    image = None if photograph is None else read_image(photograph)
+    if image is not None and photograph is not None:
+        check_image(lens, image.shape[:2], file=options.file, image=photograph)
     found = inspect_camera(lens)
     folder = options.out or options.file.parent
     make_folder(folder)
@@ -85,8 +86,8 @@ def camera(options: Namespace) -> int:
     lines = describe(lens, found)
     pictures = [folder / f"{stem}_camera.png"]
     _write(pictures[0], lambda path: draw_sheet(lens, found, [options.file.name, *lines], path))
-    if image is not None:
-        pictures.append(folder / f"{stem}_{options.image.stem}_views.png")
+    if image is not None and photograph is not None:
+        pictures.append(folder / f"{stem}_{photograph.stem}_views.png")
         _write(pictures[1], lambda path: draw_views(lens, image, found, path))
     if options.json:
         print_json(_content(lens, found, pictures))

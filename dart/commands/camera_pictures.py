@@ -22,6 +22,7 @@ from dart.cameras.inspection import IDEAL_LENSES, Inspection
 _CELLS = 10
 _SAMPLES = 120
 _COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:gray")
+_SMALLEST_ERROR = 1e-10
 _VIEW = 480
 _WIDE = 100.0
 _PANORAMA_WIDTH = 1024
@@ -38,25 +39,24 @@ def draw_sheet(camera: Camera, found: Inspection, lines: Sequence[str], path: Pa
     _draw_room(grid[0, 0], camera)
     _draw_contours(figure, grid[0, 1], camera, found)
     _draw_map(
-        figure,
         grid[0, 2],
         camera,
-        np.log10(np.maximum(found.errors, 1e-16)),
+        np.log10(np.maximum(found.errors, _SMALLEST_ERROR)),
         f"round trip: at most {found.round_trip:.1e} px",
         "log10 of the error in pixels",
+        limits=(math.log10(_SMALLEST_ERROR), 0.0),
     )
     _draw_curve(grid[1, 0], found)
     _draw_map(
-        figure,
         grid[1, 1],
         camera,
         found.differences,
-        f"difference to the nearest ideal lens: {found.nearest_ideal}",
+        f"angle to the nearest ideal lens: {found.nearest_ideal}",
         "degrees",
     )
     grid[1, 2].set_axis_off()
-    text = "\n".join(lines)
-    grid[1, 2].text(0, 1, text, va="top", family="monospace", fontsize=8.5, wrap=True)
+    text = grid[1, 2].text(0, 1, "\n".join(lines), va="top", family="monospace", fontsize=7.5)
+    text.set_in_layout(False)
     figure.savefig(path)
 
 
@@ -91,7 +91,7 @@ def _draw_room(axes: Axes, camera: Camera) -> None:
         shown[1:][jump] = np.nan
         axes.plot(*shown.T, color=_COLOURS[face], lw=0.8)
     axes.plot(*camera.params[2:4].tolist(), "k+", ms=9)
-    _frame(axes, camera, "a cube with square grids; green is ahead, + the principal point")
+    _frame(axes, camera, "grids on a cube; green: ahead, +: principal point")
 
 
 def _draw_contours(figure: Figure, axes: Axes, camera: Camera, found: Inspection) -> None:
@@ -108,21 +108,21 @@ def _draw_contours(figure: Figure, axes: Axes, camera: Camera, found: Inspection
         if len(levels):
             lines = axes.contour(x, y, found.polar, levels=levels, colors="white", linewidths=0.9)
             axes.clabel(lines, fmt="%g", fontsize=8)
-    _frame(axes, camera, "polar angle; blank is outside the field of view")
+    _frame(axes, camera, "polar angle, blank outside the field of view")
 
 
 def _draw_map(
-    figure: Figure,
     axes: Axes,
     camera: Camera,
     values: Float[ndarray, "h w"],
     title: str,
     label: str,
+    limits: tuple[float | None, float | None] = (0.0, None),
 ) -> None:
     extent = (0, camera.size[1], camera.size[0], 0)
     if np.isfinite(values).any():
-        shown = axes.imshow(values, extent=extent, cmap="magma")
-        figure.colorbar(shown, ax=axes, shrink=0.8, label=label)
+        shown = axes.imshow(values, extent=extent, cmap="magma", vmin=limits[0], vmax=limits[1])
+        axes.figure.colorbar(shown, ax=axes, shrink=0.8, label=label)
     _frame(axes, camera, title)
 
 
@@ -137,7 +137,13 @@ def _draw_curve(axes: Axes, found: Inspection) -> None:
     seen = found.polar[np.isfinite(found.polar)]
     if seen.size:
         axes.axvline(float(seen.max()), color="gray", ls=":", lw=1)
-        axes.text(float(seen.max()), 0, " image's widest", fontsize=8, rotation=90, va="bottom")
+        axes.annotate(
+            "widest in the image",
+            (float(seen.max()), edge * 0.03),
+            fontsize=8,
+            rotation=90,
+            ha="right",
+        )
     axes.set_xlim(0, max(10.0, float(angles.max()) if angles.size else 90.0))
     axes.set_ylim(0, edge)
     axes.set_xlabel("degrees off the axis")

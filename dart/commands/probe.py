@@ -53,14 +53,15 @@ def probe(options: Namespace) -> int:
 
 def _table(title: str, images: int, arms: Mapping[str, Mapping[str, float]]) -> Table:
     table = Table(title=f"{title}: means over {images} images; only the camera input is changed")
-    table.add_column("camera input")
-    for column in ("|log ratio|", "median ratio", "pixels > 1 %", "abs_rel", "change"):
+    table.add_column("camera input", no_wrap=True)
+    for column in ("|log ratio|", "median", "shape", "> 1 %", "abs_rel", "change"):
         table.add_column(column, justify="right")
     for name, values in arms.items():
         table.add_row(
             name,
             f"{values['mean_abs_log_ratio']:.4f}",
             f"{values['median_ratio']:.4f}",
+            f"{values['shape_change']:.4f}",
             f"{values['share_changed']:.1%}",
             f"{values['abs_rel']:.4f}",
             "" if name == REAL else f"{values['abs_rel_change']:+.1%}",
