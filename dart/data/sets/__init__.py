@@ -76,16 +76,21 @@ def open_dataset(
         for each in kind.__mro__[:-1]
         if "__init__" in vars(each)
     ]
-    allowed = [
-        name
-        for signature in signatures
-        for name, parameter in signature.parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    ]
+    allowed = list(
+        dict.fromkeys(
+            name
+            for signature in signatures
+            for name, parameter in signature.parameters.items()
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "split"
+        )
+    )
     for name in options:
         if name not in allowed:
             raise UserError(
                 f"{path}: format {format} has no option '{name}', allowed are "
                 f"{', '.join(allowed)}{did_you_mean(name, allowed)}"
             )
+    missing = options.get("on_missing", "error")
+    if missing not in ("error", "skip"):
+        raise UserError(f"{path}: on_missing is {missing!r}, allowed are 'error' and 'skip'")
     return kind(Path(path), split=split, **options)

@@ -117,8 +117,6 @@ class DepthDataset(Sequence, ABC):
         self.root = Path(root)
         self.split = split
         self.evaluation = evaluation
-        if on_missing not in ("error", "skip"):
-            raise UserError(f"{root}: on_missing is '{on_missing}', allowed are 'error' and 'skip'")
         if not self.root.exists():
             raise UserError(f"{root}: no such folder or file of a data set")
         if split is not None and split not in self.splits:
