@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dart.cameras.solve import clamp_to_disc, damped_newton, newton_step
 
-_NUM_AZIMUTHS = 64
+_NUM_AZIMUTHS = 16
 _SMALLEST_DIVISOR = 1e-3
 _SMALLEST_RADIUS = 1e-12
 
@@ -81,9 +81,10 @@ class Distortion:
             azimuth = azimuth[:1]
         side = torch.stack([azimuth.cos(), azimuth.sin()], dim=-1)
         plane = radius[..., None, None] * side
-        xx, xy, yx, yy = self._expanded().jacobian(plane)
-        divisor = 1 + _series(self._expanded().divisor, plane.square().sum(-1))
-        image = self._expanded().apply(plane).norm(dim=-1)
+        wide = self._mapped(lambda value: value[:, None, None])
+        xx, xy, yx, yy = wide.jacobian(plane)
+        divisor = 1 + _series(wide.divisor, plane.square().sum(-1))
+        image = wide.apply(plane).norm(dim=-1)
         margin = torch.minimum(xx * yy - xy * yx, largest - image)
         return torch.minimum(margin, divisor - _SMALLEST_DIVISOR).amin(-1)
 
@@ -130,9 +131,6 @@ class Distortion:
                 for name, value in values.items()
             },
         )
-
-    def _expanded(self) -> "Distortion":
-        return self._mapped(lambda value: value[:, None, None])
 
     def _picked(self, index: Tensor) -> "Distortion":
         return self._mapped(lambda value: value if value.ndim == 0 else value[index])

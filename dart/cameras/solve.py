@@ -18,8 +18,7 @@ _PLANE_CONVERGED = 1e-12
 _SMALLEST_DAMPING = 1e-4
 _LEAST_FALL = 0.1
 _SMALLEST_DETERMINANT = 1e-9
-_SCAN_CELLS = 1024
-_HALVINGS = 60
+_SCANS = (512, 64, 64, 64, 64, 64, 64)
 _TINY = 1e-12
 
 
@@ -39,18 +38,21 @@ def first_fall(
 ) -> Float[Tensor, " b"]:
     """Return where on (0, limit] ``margin`` first stops being positive, or ``limit``.
 
-    A dip narrower than a thousandth of ``limit`` may be missed.
+    A dip narrower than a 500th of ``limit`` may be missed.
     """
-    share = torch.linspace(0, 1, _SCAN_CELLS + 1, dtype=limit.dtype, device=limit.device)
-    places = limit[:, None] * share
-    fallen = ~(margin(places[:, 1:]) > 0)
-    index = fallen.to(torch.uint8).argmax(-1, keepdim=True)
-    low, high = places.gather(-1, index), places.gather(-1, index + 1)
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        above = margin(middle) > 0
-        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-    return torch.where(fallen.any(-1), low[:, 0], limit)
+    low, high, falls = torch.zeros_like(limit), limit, torch.ones_like(limit, dtype=torch.bool)
+    for cells in _SCANS:
+        share = torch.linspace(0, 1, cells + 1, dtype=limit.dtype, device=limit.device)
+        places = low[:, None] + (high - low)[:, None] * share
+        fallen = ~(margin(places[:, 1:]) > 0)
+        if cells == _SCANS[0]:
+            falls = fallen.any(-1)
+        if not bool(falls.any()):
+            break
+        # Where rounding hides the fall that an earlier scan saw, it is at the end.
+        index = torch.where(fallen.any(-1), fallen.to(torch.uint8).argmax(-1), cells - 1)
+        low, high = (places.gather(-1, (index + i)[:, None])[:, 0] for i in (0, 1))
+    return torch.where(falls, low, limit)
 
 
 @torch.no_grad()
