@@ -62,6 +62,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--time-limit", metavar="SECONDS", type=_seconds, help="a run that takes longer has failed"
     )
+    parser.add_argument(
+        "--storage", metavar="URL", help="Optuna's database (default: SQLite in the study's folder)"
+    )
+    parser.add_argument(
+        "--tracking-uri", metavar="URL", help="MLflow's server or database (default: mlflow.db)"
+    )
     return parser.parse_args(arguments)
 
 
@@ -152,44 +158,19 @@ def _plan_to_dict(study: Study, plan: Plan) -> dict[str, Any]:
 
 def _run(study: Study, results: Path, options: argparse.Namespace) -> int:
     # Slow to import, and --plan does without.
-    from dart.studies.execute import execute_study
+    from dart.commands.study_run import run_study
     from dart.studies.failures import read_kinds
-    from dart.studies.progress import make_reporter
     from dart.studies.runner import Options
 
-    outcome = execute_study(
-        study,
-        results,
-        reporter=make_reporter(),
-        options=Options(
-            only=tuple(options.only),
-            retry=read_kinds(["all"] if options.retry_failed else []),
-            device=options.device,
-            time_limit=options.time_limit,
-        ),
+    settings = Options(
+        only=tuple(options.only),
+        retry=read_kinds(["all"] if options.retry_failed else []),
+        device=options.device,
+        time_limit=options.time_limit,
+        storage=options.storage,
+        tracking_uri=options.tracking_uri,
     )
-    _show_table(study, results, as_json=options.json)
-    for cell, result in outcome.failed:
-        folder = results / "runs" / cell.key[:16]
-        print(f"failed: {cell.label} ({folder}): {result.get('reason')}", file=sys.stderr)
-    if outcome.failed:
-        print(
-            f"{len(outcome.failed)} of {len(outcome.cells)} runs failed; "
-            "--retry-failed runs them again",
-            file=sys.stderr,
-        )
-    print(f"runs: {results / 'mlflow.db'}; see them with: make ui", file=sys.stderr)
-    return 1 if outcome.failed else 0
-
-
-def _show_table(study: Study, results: Path, *, as_json: bool) -> None:
-    from dart.analysis import load_runs, print_table, summarize, to_json
-
-    table = summarize(load_runs(study.name, results=results))
-    if as_json:
-        print(json.dumps(to_json(table), indent=1))
-    else:
-        print_table(table)
+    return run_study(study, results, settings, as_json=options.json)
 
 
 if __name__ == "__main__":

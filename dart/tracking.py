@@ -24,6 +24,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag, ViewType
 
 from dart.errors import UserError
+from dart.stores import hide_password
 
 ARTIFACTS = ("predictions.png", "per_image.parquet", "adapter.safetensors", "result.json")
 FAILURE_ARTIFACTS = ("traceback.txt",)
@@ -38,6 +39,74 @@ def database_uri(results: Path) -> str:
     return f"sqlite:///{(results / 'mlflow.db').absolute()}"
 
 
+def open_client(uri: str) -> MlflowClient:
+    """Return a client of the database or server at an address; a new database gets its tables."""
+    # It tells of every table it makes.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    return MlflowClient(uri, registry_uri=uri)
+
+
+def describe_refusal(results: Path, uri: str | None, error: Exception) -> str:
+    """Return one line for a database that MLflow refuses."""
+    if uri is not None:
+        return f"--tracking-uri {hide_password(uri)}: MLflow cannot use it: {_one_line(error)}"
+    return (
+        f"{results / 'mlflow.db'}: MLflow cannot use it: {_one_line(error)}; move it away, "
+        "and it is written anew from the run folders"
+    )
+
+
+def read_statuses(uri: str, study: str) -> dict[str, str]:
+    """Return key -> status of a study's runs in MLflow; the study's own stands under ``""``."""
+    client = open_client(uri)
+    experiment = client.get_experiment_by_name(study)
+    if experiment is None:
+        return {}
+    runs = client.search_runs([experiment.experiment_id], max_results=50_000)
+    return {run.data.tags.get("dart.key", ""): run.info.status for run in runs}
+
+
+def register_champion(results: Path, study: str, key: str, *, uri: str | None = None) -> str:
+    """Make a run's adapter the champion in MLflow's registry and return its version.
+
+    Doing it again for the same run makes no second version.
+
+    Raises:
+        UserError: MLflow does not know the run, or cannot use its database.
+    """
+    name = f"dart-{study}"
+    try:
+        client = open_client(uri or database_uri(results))
+        run = _find_run(client, study, key)
+        if run is None:
+            raise UserError(
+                f"MLflow does not know run {key[:16]}; write it there: dart sync {study}"
+            )
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name, description=f"Champions of study {study}.")
+        versions = client.search_model_versions(f"name = '{name}'")
+        known = [version for version in versions if version.run_id == run.info.run_id]
+        if known:
+            version = known[0]
+        else:
+            source = f"{run.info.artifact_uri}/adapter.safetensors"
+            version = client.create_model_version(name, source, run.info.run_id)
+        client.set_registered_model_alias(name, "champion", version.version)
+        return str(version.version)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(describe_refusal(results, uri, error)) from None
+
+
+def _find_run(client: MlflowClient, study: str, key: str) -> Run | None:
+    experiment = client.get_experiment_by_name(study)
+    if experiment is None:
+        return None
+    runs = client.search_runs([experiment.experiment_id], f"tags.`dart.key` = '{key}'")
+    return runs[0] if runs else None
+
+
 class StudyTracker:
     """The record of one study in MLflow.
 
@@ -45,24 +114,26 @@ class StudyTracker:
         results: The results folder; the database is ``mlflow.db`` in it.
         name: The study's name, which becomes the experiment's.
         about: Tags of the parent run: question, baseline, metric.
+        uri: A server's or another database's address; the results folder's own unless given.
+
+    Raises:
+        UserError: MLflow cannot use the database.
     """
 
-    def __init__(self, results: Path, name: str, *, about: Mapping[str, str]) -> None:
+    def __init__(
+        self, results: Path, name: str, *, about: Mapping[str, str], uri: str | None = None
+    ) -> None:
         self.name = name
-        # It tells of every table it makes.
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+        self.uri = uri or database_uri(results)
         try:
             with _one_at_a_time(results / ".mlflow.lock"):
-                self.client = MlflowClient(database_uri(results))
+                self.client = open_client(self.uri)
                 self.experiment = self._open_experiment(results, about)
             self.runs = self._read_runs()
             self.parent = self._open_parent(about)
             self._close_abandoned()
         except Exception as error:
-            raise UserError(
-                f"{results / 'mlflow.db'}: MLflow cannot use it: {_one_line(error)}; move it away, "
-                "and it is written anew from the run folders"
-            ) from None
+            raise UserError(describe_refusal(results, uri, error)) from None
 
     def _read_runs(self) -> dict[str, Run]:
         return {
@@ -74,7 +145,10 @@ class StudyTracker:
     def _open_experiment(self, results: Path, about: Mapping[str, str]) -> Experiment:
         experiment = self.client.get_experiment_by_name(self.name)
         if experiment is None:
-            location = (results / "mlartifacts" / self.name).absolute().as_uri()
+            # A server keeps artifacts itself.
+            at_server = self.uri.startswith("http")
+            folder = results / "mlartifacts" / self.name
+            location = None if at_server else folder.absolute().as_uri()
             tags = {
                 "mlflow.note.content": about.get("question", ""),
                 # Opens the view of runs and charts, not the one of language models.
@@ -162,7 +236,7 @@ class StudyTracker:
             if known.info.status != status:
                 self.client.set_terminated(known.info.run_id, status, _ended(result))
             return
-        run = self._child(cell)
+        run = self._child(cell, started=_started(result))
         self._log_params(run, recipe)
         self._log_metrics(run, result, folder)
         for name in (*ARTIFACTS, *FAILURE_ARTIFACTS):
@@ -203,7 +277,7 @@ class StudyTracker:
                 self.client.log_artifact(self.parent, str(path))
         self.client.set_terminated(self.parent, status)
 
-    def _child(self, cell: Mapping[str, Any]) -> str:
+    def _child(self, cell: Mapping[str, Any], *, started: int | None = None) -> str:
         known = self.runs.get(cell["key"])
         if known is not None:
             return known.info.run_id
@@ -215,6 +289,7 @@ class StudyTracker:
         }
         run = self.client.create_run(
             self.experiment.experiment_id,
+            start_time=started,
             tags=tags,
             run_name=f"{cell['variant']}-t{cell['trial']}-s{cell['seed']}",
         )
@@ -284,6 +359,11 @@ def _ended(result: Mapping[str, Any]) -> int:
     """Return when a run ended in milliseconds; now, if its record is too damaged to say."""
     moment = result.get("ended")
     return int(datetime.fromisoformat(moment).timestamp() * 1000) if moment else _now()
+
+
+def _started(result: Mapping[str, Any]) -> int | None:
+    moment = result.get("started")
+    return int(datetime.fromisoformat(moment).timestamp() * 1000) if moment else None
 
 
 def _one_line(error: Exception) -> str:

@@ -7,12 +7,12 @@ only the run in flight is lost: every other one was committed by a rename.
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from dart.recipe import ZERO_SHOT
+from dart.stores import check_store
 from dart.studies.executor import Executor, InlineExecutor
 from dart.studies.failures import classify
 from dart.studies.folders import (
@@ -26,11 +26,10 @@ from dart.studies.lock import lock_study
 from dart.studies.plan import Cell, Planner, is_exhaustive, search_identity
 from dart.studies.progress import Reporter
 from dart.studies.records import read_cells, read_result
-from dart.studies.runner import CellRunner, Options, SafeTracker, in_study_metric
+from dart.studies.runner import CellRunner, Options, SafeTracker
 from dart.studies.spec import Study
 from dart.studies.stopping import StopRequest
-
-SUMMARY = ("target_after", "adaptation", "forgetting", "forgetting_relative", "held_out_after")
+from dart.studies.summary import summarize_runs
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,11 @@ class Outcome:
 
     cells: list[Cell]
     results: list[dict[str, Any]]
+
+    def pairs(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return variant and record of every run."""
+        variants = [cell.recipe.variant for cell in self.cells]
+        return list(zip(variants, self.results, strict=True))
 
     @property
     def failed(self) -> list[tuple[Cell, dict[str, Any]]]:
@@ -55,6 +59,7 @@ def execute_study(study: Study, results: Path, *, reporter: Reporter, options: O
             MLflow's database cannot be used.
         KeyboardInterrupt: The user stopped the study; all finished runs are kept.
     """
+    options = _check_stores(options)
     folder = prepare_results(results, study.name)
     try:
         with lock_study(folder), StopRequest() as stop:
@@ -70,6 +75,16 @@ def execute_study(study: Study, results: Path, *, reporter: Reporter, options: O
         if classify(error) != "out_of_disk":  # as a database says it
             raise
         raise cannot_write(results, full_disk(results)) from None
+
+
+def _check_stores(options: Options) -> Options:
+    """Return the options with addresses that answered, before anything is made or run."""
+    if options.storage is not None:
+        options = replace(options, storage=check_store("--storage", options.storage))
+    if options.tracking_uri is not None and options.track:
+        uri = check_store("--tracking-uri", options.tracking_uri, servers=True)
+        options = replace(options, tracking_uri=uri)
+    return options
 
 
 class Ledger:
@@ -177,7 +192,8 @@ class _StudyRun:
         # Optuna takes a fifth of a second to import, and only a search needs it.
         from dart.studies.search import VariantSearch, open_storage  # noqa: PLC0415
 
-        storage = stack.enter_context(open_storage(self.folder / "optuna.db"))
+        file = f"sqlite:///{(self.folder / 'optuna.db').absolute()}"
+        storage = stack.enter_context(open_storage(self.options.storage or file))
         searches = [
             VariantSearch(
                 self.planner,
@@ -224,7 +240,9 @@ class _StudyRun:
             "metric": spec.protocol.metric,
             "design": spec.design,
         }
-        tracker = StudyTracker(self.runner.results, self.study.name, about=about)
+        tracker = StudyTracker(
+            self.runner.results, self.study.name, about=about, uri=self.options.tracking_uri
+        )
         self.runner.tracker = SafeTracker(tracker, self.reporter)
         status = "FAILED"
         try:
@@ -236,25 +254,6 @@ class _StudyRun:
         finally:
             self.runner.tracker.close(
                 status,
-                summary=summarize_runs(self._outcome(), spec.protocol.metric),
+                summary=summarize_runs(self._outcome().pairs(), spec.protocol.metric),
                 artifacts=[self.folder / "study.yaml", self.folder / "cells.json"],
             )
-
-
-def summarize_runs(outcome: Outcome, metric: str) -> dict[str, float]:
-    """Return the numbers of a whole study: means over the runs of each variant, and counts."""
-    finished: dict[str, list[dict[str, Any]]] = {}
-    for cell, result in zip(outcome.cells, outcome.results, strict=True):
-        if result["status"] == "finished":
-            known = finished.setdefault(cell.recipe.variant, [])
-            known.append(result | in_study_metric(result, metric))
-    summary: dict[str, float] = {
-        "runs_finished": sum(map(len, finished.values())),
-        "runs_failed": len(outcome.failed),
-    }
-    for variant, runs in finished.items():
-        for name in SUMMARY:
-            values = [run[name] for run in runs if run.get(name) is not None]
-            if values:
-                summary[f"{name}/{variant}"] = fmean(values)
-    return summary

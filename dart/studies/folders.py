@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import shutil
+import socket
 import uuid
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 def open_run(results: Path, key: str) -> Path:
     """Create and return the folder in which this process prepares the run of a key."""
-    folder = results / "runs" / f".tmp-{key[:KEY_LENGTH]}-{os.getpid()}"
+    folder = results / "runs" / f".tmp-{key[:KEY_LENGTH]}-{owner_tag()}"
     # Process numbers come again, in containers at once: what stands there is not ours.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -97,7 +98,7 @@ def commit_run(prepared: Path, results: Path, key: str) -> Path:
 def _discard_failed(results: Path, key: str) -> None:
     result = read_result(results, key)
     if result is not None and result["status"] == "failed":
-        old = results / "runs" / f".tmp-{key[:KEY_LENGTH]}-old-{os.getpid()}"
+        old = results / "runs" / f".tmp-{key[:KEY_LENGTH]}-old-{owner_tag()}"
         os.rename(run_folder(results, key), old)
         shutil.rmtree(old)
 
@@ -111,15 +112,31 @@ def describe_files(folder: Path) -> dict[str, int]:
     }
 
 
+def owner_tag() -> str:
+    """Return machine and process number: folders may be shared between machines."""
+    machine = re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())
+    return f"{machine}-{os.getpid()}"
+
+
 def clean_stale(results: Path) -> None:
-    """Remove what processes that no longer live left half-written."""
-    for path in (results / "runs").glob(".tmp-*"):
-        match = re.search(r"-(\d+)$", path.name)
-        if match and not _is_alive(int(match[1])):
-            shutil.rmtree(path, ignore_errors=True)
+    """Remove what processes of this machine that no longer live left half-written."""
+    for path in find_stale(results):
+        shutil.rmtree(path, ignore_errors=True)
 
 
-def _is_alive(pid: int) -> bool:
+def find_stale(results: Path) -> list[Path]:
+    """Return the half-written runs of processes of this machine that no longer live."""
+    machine = owner_tag().rpartition("-")[0]
+    stale = []
+    for path in sorted((results / "runs").glob(".tmp-*")):
+        match = re.search(r"-([^-]+)-(\d+)$", path.name)
+        if match and match[1] == machine and not is_alive(int(match[2])):
+            stale.append(path)
+    return stale
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether a process other than this one lives."""
     if pid == os.getpid():
         return False  # we have written nothing yet
     try:

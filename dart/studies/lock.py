@@ -30,4 +30,20 @@ def lock_study(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            file.truncate(0)  # a name that stays is that of a process that was killed
+
+
+def find_holder(folder: Path) -> str | None:
+    """Return the process that holds a study's lock, or None if it is free."""
+    try:
+        with (folder / "lock").open(encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read().strip() or "unknown"
+            return None
+    except OSError:
+        return None

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from dart.studies.front import describe_front, find_front
 from dart.studies.plan import Cell
 
 
@@ -17,12 +18,16 @@ from dart.studies.plan import Cell
 class Reporter(Protocol):
     """Is told what happens to each run of a study."""
 
-    def begin(self, *, total: int, records: Sequence[Mapping[str, Any]]) -> None:
-        """Note how many runs there are, and the records of those that need not run."""
+    def begin(self, *, total: int, known: Sequence[tuple[Cell, Mapping[str, Any]]]) -> None:
+        """Note how many runs there are, and those that need not run."""
         ...
 
     def start(self, cell: Cell) -> None:
         """Note that a run starts."""
+        ...
+
+    def lose(self, cell: Cell, reason: str) -> None:
+        """Note that an attempt at a run ended without a record that stays."""
         ...
 
     def step(self, step: int, steps: int, loss: float) -> None:
@@ -52,7 +57,9 @@ class Clock:
     def __init__(self) -> None:
         self.total = 0
         self.done = 0
+        self.failed = 0
         self.ran = 0
+        self.running: set[str] = set()
         self.part = 0.0
         self.started = time.monotonic()
 
@@ -63,6 +70,13 @@ class Clock:
             return None
         pace = (time.monotonic() - self.started) / worked
         return max(0.0, self.total - self.done - self.part) * pace
+
+    def counts(self) -> str:
+        """Return the counts for people: ``12/40 runs, 2 running, 1 failed``."""
+        text = f"{self.done}/{self.total} runs"
+        if len(self.running) > 1:
+            text += f", {len(self.running)} running"
+        return f"{text}, {self.failed} failed" if self.failed else text
 
 
 def describe_seconds(seconds: float | None) -> str:
@@ -88,20 +102,36 @@ def describe_result(result: Mapping[str, Any]) -> str:
 
 
 class PlainReporter:
-    """One line a finished run: for logs and pipes."""
+    """One line a finished run, and one whenever the best front changes: for logs and pipes."""
 
     def __init__(self, stream: IO[str] | TextIOBase) -> None:
         self.stream = stream
         self.clock = Clock()
+        self.finished: list[tuple[str, Mapping[str, Any]]] = []
+        self.front: list[dict[str, Any]] = []
 
-    def begin(self, *, total: int, records: Sequence[Mapping[str, Any]]) -> None:
+    def begin(self, *, total: int, known: Sequence[tuple[Cell, Mapping[str, Any]]]) -> None:
         """Set the counts."""
-        self.clock.total, self.clock.done = total, len(records)
-        self.clock.started = time.monotonic()
+        clock = self.clock
+        clock.total, clock.done = total, len(known)
+        clock.failed = sum(result["status"] == "failed" for _, result in known)
+        clock.started = time.monotonic()
+        for cell, result in known:
+            self._keep(cell, result)
 
-    def start(self, cell: Cell) -> None:  # noqa: ARG002
+    def _keep(self, cell: Cell, result: Mapping[str, Any]) -> None:
+        if result["status"] == "finished":
+            self.finished.append((f"{cell.recipe.variant} trial {cell.trial}", result))
+
+    def start(self, cell: Cell) -> None:
         """Start the run's share of the estimate."""
         self.clock.part = 0.0
+        self.clock.running.add(cell.key)
+
+    def lose(self, cell: Cell, reason: str) -> None:
+        """Say why the run is tried again."""
+        self.clock.running.discard(cell.key)
+        self.note(f"{cell.label}: {reason}; it is run again")
 
     def step(self, step: int, steps: int, loss: float) -> None:  # noqa: ARG002
         """Advance the estimate."""
@@ -113,10 +143,18 @@ class PlainReporter:
         clock.part = 0.0
         clock.done += 1
         clock.ran += 1
+        clock.failed += result["status"] == "failed"
+        clock.running.discard(cell.key)
         left = describe_seconds(clock.seconds_left())
-        self.note(
-            f"[{clock.done}/{clock.total}] {cell.label}: {describe_result(result)} ({left} left)"
-        )
+        self.note(f"[{clock.counts()}] {cell.label}: {describe_result(result)} ({left} left)")
+        self._keep(cell, result)
+        self._show_front(cell.recipe.protocol.metric)
+
+    def _show_front(self, metric: str) -> None:
+        front = find_front(self.finished, metric)
+        if front != self.front and len(self.finished) > 1:
+            self.note(f"best so far (target, forgetting): {describe_front(front)}")
+        self.front = front
 
     def skip(self) -> None:
         """Count it."""
@@ -129,6 +167,16 @@ class PlainReporter:
 
     def close(self) -> None:
         """Do nothing: every line is out."""
+
+
+class _Counts(ProgressColumn):
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+
+    def render(self, task: Task) -> Text:  # noqa: ARG002  # the base class's signature
+        """Return the counts as text."""
+        return Text(self.clock.counts())
 
 
 class _TimeLeft(ProgressColumn):
@@ -147,7 +195,7 @@ class LiveReporter(PlainReporter):
     def __init__(self, console: Console) -> None:
         super().__init__(console.file)
         self.bar = Progress(
-            TextColumn("{task.completed:.0f}/{task.total:.0f} runs"),
+            _Counts(self.clock),
             BarColumn(bar_width=24),
             TextColumn("{task.description}", markup=False),
             _TimeLeft(self.clock),
@@ -157,9 +205,9 @@ class LiveReporter(PlainReporter):
         self.task = self.bar.add_task("", total=1)
         self.label = ""
 
-    def begin(self, *, total: int, records: Sequence[Mapping[str, Any]]) -> None:
+    def begin(self, *, total: int, known: Sequence[tuple[Cell, Mapping[str, Any]]]) -> None:
         """Set the counts and show the bar."""
-        super().begin(total=total, records=records)
+        super().begin(total=total, known=known)
         self.bar.update(self.task, total=total, completed=self.clock.done)
         self.bar.start()
 

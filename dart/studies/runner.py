@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from dart.metrics import compare
 from dart.studies.executor import Ending, Executor
 from dart.studies.failures import ATTEMPTS, Failure, describe_error, may_heal
 from dart.studies.plan import Cell
 from dart.studies.progress import Reporter
 from dart.studies.records import KEY_LENGTH, read_result, run_folder
+from dart.studies.summary import in_study_metric
 from dart.studies.worker import RunFunction, Task, commit_failure
 
 
@@ -58,6 +58,10 @@ class Options:
     """A torch device."""
     time_limit: float | None = None
     """Seconds that one run may take."""
+    storage: str | None = None
+    """Address of Optuna's database; a file in the study's folder where None."""
+    tracking_uri: str | None = None
+    """Address of MLflow's database or server; a file in the results folder where None."""
     run: RunFunction | None = None
     """In the place of ``dart.protocol.run_recipe``."""
     track: bool = True
@@ -101,8 +105,9 @@ class CellRunner:
 
     def announce(self, cells: Sequence[Cell], *, more: int) -> None:
         """Tell the reporter how many runs there are and which are done."""
-        records = [read_result(self.results, c.key) for c in cells if not self.needs_run(c)]
-        self.reporter.begin(total=len(cells) + more, records=[r for r in records if r])
+        done = [(c, read_result(self.results, c.key)) for c in cells if not self.needs_run(c)]
+        known = [(cell, result) for cell, result in done if result is not None]
+        self.reporter.begin(total=len(cells) + more, known=known)
 
     def _log(self, cell: Cell, result: Mapping[str, Any]) -> None:
         if self.tracker is not None:
@@ -215,17 +220,16 @@ class _Batch:
         result = read_result(self.runner.results, cell.key)
         if failure == "preempted" or result is None or may_heal(result):
             self.waiting.append((cell, bool(result) and self._ran_out_of_memory(cell)))
-            self.runner.reporter.note(_describe_retry(cell, ending, result))
+            self.runner.reporter.lose(cell, _why_again(ending, result))
             return
         self.runner.end(cell, result)
 
 
-def _describe_retry(cell: Cell, ending: Ending, result: Mapping[str, Any] | None) -> str:
+def _why_again(ending: Ending, result: Mapping[str, Any] | None) -> str:
     if result is None or ending.lost == "preempted":
-        return f"{cell.label}: cut off ({ending.reason or 'no record'}); it is run again"
+        return f"cut off ({ending.reason or 'no record'})"
     failure = result["failure"]
-    tries = f"attempt {result['attempts']} of {ATTEMPTS[failure]}"
-    return f"{cell.label}: {failure.replace('_', ' ')}, {tries}; it is run again"
+    return f"{failure.replace('_', ' ')}, attempt {result['attempts']} of {ATTEMPTS[failure]}"
 
 
 class SafeTracker:
@@ -271,10 +275,3 @@ class SafeTracker:
                 f"warning: not logged to MLflow: {describe_error(error)}; run the study again to "
                 "log it"
             )
-
-
-def in_study_metric(result: Mapping[str, Any], metric: str) -> dict[str, Any]:
-    """Return a run's outcome in a study's metric; the run may be another study's too."""
-    if result["status"] != "finished" or result.get("metric") == metric:
-        return {}
-    return {"metric": metric, **compare(result["domains"], metric)}

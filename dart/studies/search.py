@@ -7,7 +7,6 @@ the number of trials so far, for one that starts over with its old seed proposes
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,6 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from dart.errors import UserError
 from dart.metrics import METRICS, compare
 from dart.recipe import TrainingSpec, canonical_hash
+from dart.stores import hide_password
 from dart.studies.plan import Cell, Choice, FactorName, Planner, Scalar, factors_of, search_identity
 from dart.studies.spec import Range
 
@@ -38,21 +38,21 @@ class RunTrial(Protocol):
 
 
 @contextmanager
-def open_storage(path: Path) -> Iterator[RDBStorage]:
-    """Open Optuna's store of a study.
+def open_storage(url: str) -> Iterator[RDBStorage]:
+    """Open Optuna's store of a study; a new one gets its tables.
 
     Raises:
-        UserError: If the file is not such a store.
+        UserError: If what lies there is not such a store.
     """
     # Its warning that a package for faster proposals is missing is not for the user.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        storage = RDBStorage(f"sqlite:///{path.absolute()}")
+        storage = RDBStorage(url)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{path}: Optuna cannot use it: {reason}; move it away to start the search afresh "
-            "(finished runs are kept)"
+            f"{hide_password(url)}: Optuna cannot use it: {reason}; move it away to "
+            "start the search afresh (finished runs are kept)"
         ) from None
     try:
         yield storage

@@ -15,7 +15,7 @@ import pytest
 from dart.errors import UserError
 from dart.recipe import ZERO_SHOT
 from dart.studies.failures import describe_error
-from dart.studies.folders import clean_stale, commit_run, open_run
+from dart.studies.folders import clean_stale, commit_run, open_run, owner_tag
 from dart.studies.lock import lock_study
 from dart.studies.records import run_folder
 from tests.helpers.study_engine import FakeRun, run_toy, write_study
@@ -179,12 +179,23 @@ def test_leftovers_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path: 
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     runs = tmp_path / "runs"
-    for name in (f".tmp-a-{dead.pid}", f".tmp-b-old-{dead.pid}", f".tmp-c-{os.getpid()}"):
+    machine = owner_tag().rpartition("-")[0]
+    ours = f"{machine}-{os.getpid()}"
+    for name in (
+        f".tmp-a-{machine}-{dead.pid}",
+        f".tmp-b-old-{machine}-{dead.pid}",
+        f".tmp-c-{ours}",
+    ):
         (runs / name).mkdir(parents=True)
-    (runs / f".tmp-d-{os.getppid()}").mkdir()
-    (runs / "0123456789abcdef").mkdir()
+    kept = [
+        f".tmp-d-{machine}-{os.getppid()}",
+        f".tmp-e-elsewhere-{dead.pid}",
+        "0123456789abcdef",
+    ]
+    for name in kept:
+        (runs / name).mkdir()
     clean_stale(tmp_path)
-    assert sorted(p.name for p in runs.iterdir()) == [f".tmp-d-{os.getppid()}", "0123456789abcdef"]
+    assert sorted(p.name for p in runs.iterdir()) == kept
 
 
 def test_the_first_to_commit_a_run_wins(tmp_path: Path) -> None:
