@@ -285,6 +285,7 @@ def create_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
+    _add_studies(commands)
     _add_reading(commands)
     _add_data(commands)
     _add_camera(commands)
