@@ -1,8 +1,9 @@
-"""Virtual KITTI 2: rendered streets, z in centimetres, 65535 is sky.
+"""Virtual KITTI 2: rendered streets, z in centimetres.
 
 Sources: the set's file names and ``intrinsic.txt`` (``frame cameraID K[0,0] K[1,1] K[0,2]
 K[1,2]``: 725.0087, 725.0087, 620.5, 187 in public copies). 620.5 is the middle of 1242 pixels
-counted from 0, so half a pixel is added. Bounds 1e-3 to 80 m, as Depth Anything V2 trains on it.
+counted from 0, so half a pixel is added. Bounds 1e-3 to 80 m, as Depth Anything V2 trains
+on it; the sky, 65535, lies beyond.
 """
 
 import re
@@ -20,7 +21,6 @@ from dart.errors import UserError
 
 _SIZE = (375, 1242)
 _CENTIMETRES = 100.0
-_SKY = 65535
 _FRAME = re.compile(r"Camera_(\d+)/rgb_(\d+)\.jpg$")
 
 
@@ -62,8 +62,7 @@ class VirtualKitti2(DepthDataset):
         return read_rgb(entry.image)
 
     def _read_depth(self, entry: Entry) -> Float32[np.ndarray, "h w"]:
-        stored = read_png16(depth_path(entry))
-        return np.where(stored == _SKY, 0, stored).astype(np.float32) / _CENTIMETRES
+        return read_png16(depth_path(entry)).astype(np.float32) / _CENTIMETRES
 
     def _read_camera(self, entry: Entry) -> Camera:
         assert entry.camera is not None
