@@ -105,7 +105,9 @@ def on_front(
     return front
 
 
-def hypervolume(gains: Float[ndarray, "*r v"], losses: Float[ndarray, "*r v"]) -> ndarray:
+def hypervolume(
+    gains: Float[ndarray, "*r v"], losses: Float[ndarray, "*r v"]
+) -> Float[ndarray, "*r"]:
     """Return the area that the variants dominate, from gain 0 and loss 1 on.
 
     Args:
@@ -117,7 +119,7 @@ def hypervolume(gains: Float[ndarray, "*r v"], losses: Float[ndarray, "*r v"]) -
     reached = np.maximum.accumulate(np.take_along_axis(gains, order, axis=-1), axis=-1)
     ends = np.take_along_axis(losses, order, axis=-1)
     ends = np.concatenate([ends, np.ones_like(ends[..., :1])], axis=-1)
-    return (np.diff(ends, axis=-1) * reached).sum(axis=-1)
+    return np.asarray((np.diff(ends, axis=-1) * reached).sum(axis=-1))
 
 
 def summarize_front(
