@@ -6,118 +6,36 @@ forgetting on source domains and adaptation on the target, with signs from ``met
 """
 
 import json
-import os
 import resource
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float
-from numpy import ndarray
-from torch.utils.data import Dataset
 
 from dart.checkpoint_header import resolve_checkpoint
-from dart.data.dataset import Sample, collate, open_domain
+from dart.data.dataset import open_domain
+from dart.diagnostics import choose_steps, copy_parameters, measure_updates
 from dart.errors import Stopped, UserError
-from dart.metrics import compare, measure_image
+from dart.measuring import CurvePoint, Measurements, summarize_domains
+from dart.metrics import compare
 from dart.models import DepthNet, create_model
 from dart.models.checkpoint import load_pretrained, save_adapter
 from dart.models.folding import fold
-from dart.pictures import Panel, draw_panels
 from dart.provenance import describe_environment
-from dart.recipe import ZERO_SHOT, Recipe, canonical_hash
+from dart.recipe import ZERO_SHOT, Recipe
 from dart.seeds import derive_generator
 from dart.training.freeze import count_trainable, frozen_hash, set_trainable
 from dart.training.loop import Step, Trainer, read_state, write_state
 
-EVALUATION_BATCH = 16
 SAVE_EVERY = 20
 """Steps after which the state of training may be kept."""
 SAVE_SECONDS = 2.0
 """Time between two states: saving one takes tens of milliseconds."""
-PICTURES = {"target": 3, "source": 2, "held_out": 1}
-
-
-@torch.inference_mode()
-def predict(
-    model: DepthNet, data: Dataset[Sample] | Sequence[Sample], *, device: torch.device
-) -> list[Float[ndarray, "h w"]]:
-    """Return the predicted distance in metres of every sample, in order."""
-    model.eval()
-    maps: list[Float[ndarray, "h w"]] = []
-    for start in range(0, len(data), EVALUATION_BATCH):  # type: ignore[arg-type]
-        stop = min(start + EVALUATION_BATCH, len(data))  # type: ignore[arg-type]
-        batch = collate([data[i] for i in range(start, stop)]).to(device)
-        maps.extend(model(batch.image, batch.cameras).distance.float().cpu().numpy())
-    return maps
-
-
-def measure(
-    data: Dataset[Sample] | Sequence[Sample], maps: Sequence[Float[ndarray, "h w"]]
-) -> pd.DataFrame:
-    """Return one row an image and metric: ``image``, ``scene``, ``metric``, ``value``."""
-    rows = []
-    for index, distance in enumerate(maps):
-        sample = data[index]
-        for metric, value in measure_image(
-            distance, sample.distance.numpy(), sample.valid.numpy()
-        ).items():
-            rows.append((sample.key, sample.scene, metric, value))
-    return pd.DataFrame(rows, columns=["image", "scene", "metric", "value"])
-
-
-@dataclass(frozen=True)
-class Split:
-    """One data set of a protocol."""
-
-    domain: str
-    role: str
-    name: str
-
-    @property
-    def label(self) -> str:
-        """``domain/split``, as in ``Recipe.data``."""
-        return f"{self.domain}/{self.name}"
-
-
-def list_splits(roles: Mapping[str, str]) -> list[Split]:
-    """Return what is measured: ``test`` of every domain, ``val`` where choices are made."""
-    splits = [Split(domain, role, "test") for domain, role in roles.items()]
-    return splits + [Split(d, role, "val") for d, role in roles.items() if role != "held_out"]
-
-
-def _atomic_parquet(frame: pd.DataFrame, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    frame.to_parquet(partial, index=False)
-    partial.replace(path)
-
-
-def measure_before(
-    model: DepthNet, split: Split, recipe: Recipe, *, results: Path, device: torch.device
-) -> pd.DataFrame:
-    """Return the pretrained network's errors on one split, from ``results/before`` if known."""
-    identity = {
-        "pretrained": recipe.pretrained_sha256,
-        "data": recipe.data[split.label],
-        "semantics": recipe.semantics,
-        "torch": torch.__version__,
-        "device": device.type,
-    }
-    path = (
-        results / "before" / f"{split.domain}-{split.name}-{canonical_hash(identity)[:16]}.parquet"
-    )
-    try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError):  # absent, or damaged: it can be measured again
-        data = open_domain(split.domain, split.name)
-        _atomic_parquet(measure(data, predict(model, data, device=device)), path)
-    return pd.read_parquet(path)
 
 
 def _load(recipe: Recipe, device: torch.device) -> DepthNet:
@@ -139,45 +57,49 @@ def _load(recipe: Recipe, device: torch.device) -> DepthNet:
     return model.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
-def summarize_domains(errors: pd.DataFrame, *, split: str) -> dict[str, dict[str, Any]]:
-    """Return domain -> role and mean over images of every metric, before and after."""
-    chosen = errors[errors["split"] == split]
-    means = chosen.groupby(["domain", "role", "metric"], sort=False)[["before", "after"]].mean()
-    domains: dict[str, dict[str, Any]] = {}
-    for (domain, role, metric), row in means.iterrows():  # type: ignore[misc]
-        entry = domains.setdefault(domain, {"role": role, "before": {}, "after": {}})
-        entry["before"][metric] = float(row["before"])
-        entry["after"][metric] = float(row["after"])
-    return domains
+@dataclass
+class _Training:
+    """What training leaves besides the weights."""
+
+    history: list[Step] = field(default_factory=list)
+    curve: list[CurvePoint] = field(default_factory=list)
+    updates: pd.DataFrame | None = None
 
 
 def _adapt(
     model: DepthNet,
     recipe: Recipe,
+    measurements: Measurements,
     *,
-    device: torch.device,
     state: "_State",
     on_step: Callable[[int, int, float], None],
-) -> list[Step]:
-    """Train on the target and return the history."""
-    set_trainable(model, recipe.training.trainable)
+) -> _Training:
+    """Train on the target and return what was seen on the way."""
+    groups, steps = recipe.training.trainable, recipe.training.steps
+    set_trainable(model, groups)
     if count_trainable(model) == 0:  # the variant `none` with trainable: [adapters]
-        return []
-    data = open_domain(recipe.protocol.target, "train")
-    trainer = Trainer(model, data, recipe.training, recipe.seed, device)
-    state.restore(trainer)
+        return _Training()
+    data = open_domain(recipe.protocol.locate(recipe.protocol.target), "train")
+    initial = copy_parameters(model)
+    trainer = Trainer(model, data, recipe.training, recipe.seed, measurements.device)
+    curve = state.restore(trainer) or measurements.curve_before()
+    points = choose_steps(steps)
 
     def after_step(step: Step) -> None:
         done = step.step + 1
-        if done % SAVE_EVERY == 0 or done == recipe.training.steps:
-            state.save(trainer)
+        if done in points:
+            curve.extend(measurements.curve_point(model, done))
+            set_trainable(model, groups)
+        if done % SAVE_EVERY == 0 or done == steps:
+            state.save(trainer, curve)
         try:
-            on_step(done, recipe.training.steps, step.loss)
+            on_step(done, steps, step.loss)
         except Stopped:
-            state.save(trainer, at_once=True)
+            state.save(trainer, curve, at_once=True)
             raise
 
-    return trainer.run(on_step=after_step)
+    history = trainer.run(on_step=after_step)
+    return _Training(history, curve, measure_updates(initial, model))
 
 
 class _State:
@@ -194,14 +116,14 @@ class _State:
         self.seconds_before = 0.0
         self.started = self.saved = time.perf_counter()
 
-    def restore(self, trainer: Trainer) -> None:
-        """Give the trainer the state in the file, if there is one.
+    def restore(self, trainer: Trainer) -> list[CurvePoint]:
+        """Give the trainer the state in the file, if there is one, and return the curve so far.
 
         Raises:
             UserError: It is damaged, or of another recipe.
         """
         if self.path is None or not self.path.exists():
-            return
+            return []
         content = read_state(self.path)
         if content.get("key") != self.key:
             raise UserError(
@@ -209,75 +131,31 @@ class _State:
             )
         trainer.load(content["trainer"])
         self.seconds_before = float(content.get("seconds", 0.0))
+        return [tuple(point) for point in content["curve"]]
 
     def seconds(self) -> float:
         """Return how long the run has taken, earlier parts included."""
         return self.seconds_before + time.perf_counter() - self.started
 
-    def save(self, trainer: Trainer, *, at_once: bool = False) -> None:
+    def save(self, trainer: Trainer, curve: list[CurvePoint], *, at_once: bool = False) -> None:
         """Write the file, unless that was done moments ago."""
         now = time.perf_counter()
         if self.path is not None and (at_once or now - self.saved >= SAVE_SECONDS):
-            content = {"key": self.key, "seconds": self.seconds(), "trainer": trainer.state()}
-            write_state(self.path, content)
+            content = {"key": self.key, "seconds": self.seconds(), "curve": list(curve)}
+            write_state(self.path, content | {"trainer": trainer.state()})
             self.saved = time.perf_counter()
 
 
-class _Measurements:
-    """Every split of a protocol: its data, the errors before, and the maps of what is pictured."""
-
-    def __init__(
-        self, model: DepthNet, recipe: Recipe, *, results: Path, device: torch.device
-    ) -> None:
-        self.device = device
-        self.data = {
-            split: open_domain(split.domain, split.name)
-            for split in list_splits(recipe.protocol.roles)
-        }
-        self.before = {
-            split: measure_before(model, split, recipe, results=results, device=device)
-            for split in self.data
-        }
-        self.pictured = {
-            split: [data[i] for i in range(min(PICTURES[split.role], len(data)))]
-            for split, data in self.data.items()
-            if split.name == "test"
-        }
-        self.maps_before = self.predict_pictured(model)
-
-    def predict_pictured(self, model: DepthNet) -> dict[Split, list[Float[ndarray, "h w"]]]:
-        """Return the maps of the frames that are shown."""
-        return {s: predict(model, shown, device=self.device) for s, shown in self.pictured.items()}
-
-    def errors(self, model: DepthNet | None) -> pd.DataFrame:
-        """Return one row an image and metric, before and after; None: nothing was changed."""
-        tables = []
-        for split, data in self.data.items():
-            table = self.before[split].rename(columns={"value": "before"})
-            if model is None:
-                table["after"] = table["before"]
-            else:
-                table["after"] = measure(data, predict(model, data, device=self.device))["value"]
-            tables.append(table.assign(domain=split.domain, role=split.role, split=split.name))
-        columns = ["domain", "role", "split", "image", "scene", "metric", "before", "after"]
-        return pd.concat(tables, ignore_index=True)[columns]
-
-    def draw(self, model: DepthNet, path: Path) -> None:
-        """Write the sheet of predictions before and after."""
-        after = self.predict_pictured(model)
-        panels = [
-            Panel(
-                name="\n".join((split.role, split.domain, sample.key.rsplit("/", 1)[-1])),
-                image=sample.image.permute(1, 2, 0).numpy(),
-                true=sample.distance.numpy(),
-                valid=sample.valid.numpy(),
-                before=self.maps_before[split][index],
-                after=after[split][index],
-            )
-            for split, samples in self.pictured.items()
-            for index, sample in enumerate(samples)
-        ]
-        draw_panels(panels, path)
+def _write_training(training: _Training, folder: Path) -> None:
+    """Write the history of every step, the errors on the way, and how far what moved."""
+    columns = [f.name for f in fields(Step)]
+    steps = pd.DataFrame([asdict(step) for step in training.history], columns=columns)
+    steps.to_parquet(folder / "history.parquet", index=False)
+    if training.updates is not None:
+        names = ["step", "domain", "role", "metric", "value"]
+        curve = pd.DataFrame(training.curve, columns=names)
+        curve.to_parquet(folder / "curves.parquet", index=False)
+        training.updates.to_parquet(folder / "updates.parquet", index=False)
 
 
 def _peak_memory(device: torch.device) -> float:
@@ -317,12 +195,14 @@ def run_recipe(
     set_trainable(model, () if untouched else recipe.training.trainable)
     trainable, frozen = count_trainable(model), frozen_hash(model)
     model.adapters_enabled = False
-    measurements = _Measurements(model, recipe, results=results, device=where)
+    measurements = Measurements(model, recipe, results=results, device=where)
     model.adapters_enabled = True
-    history = [] if untouched else _adapt(model, recipe, device=where, state=kept, on_step=on_step)
+    training = _Training()
+    if not untouched:
+        training = _adapt(model, recipe, measurements, state=kept, on_step=on_step)
     if frozen_hash(model) != frozen:
         raise RuntimeError("a frozen parameter or buffer changed during training")
-    errors = measurements.errors(None if untouched else model)
+    errors, by_angle = measurements.errors(None if untouched else model)
     domains = summarize_domains(errors, split="test")
     validation = summarize_domains(errors, split="val")
     measurements.draw(model, folder / "predictions.png")
@@ -351,8 +231,8 @@ def run_recipe(
         "wall_seconds": round(kept.seconds(), 3),
     }
     errors.to_parquet(folder / "per_image.parquet", index=False)
-    steps = pd.DataFrame([asdict(step) for step in history], columns=[f.name for f in fields(Step)])
-    steps.to_parquet(folder / "history.parquet", index=False)
+    by_angle.to_parquet(folder / "angles.parquet", index=False)
+    _write_training(training, folder)
     (folder / "recipe.json").write_text(recipe.model_dump_json(indent=1))
     (folder / "result.json").write_text(json.dumps(result, indent=1, allow_nan=False))
     return result
