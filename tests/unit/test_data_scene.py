@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def test_a_scene_is_sound(style: str, seed: int) -> None:
         assert (group[:, 3:6] > 0).all()
         torch.testing.assert_close(group[:, 6] ** 2 + group[:, 7] ** 2, torch.ones(len(group)))
     assert ((scene.materials[:, 1:7] >= 0) & (scene.materials[:, 1:7] <= 1)).all()
-    assert len(scene.lights) >= 1
+    assert len(scene.lights) >= 1 or scene.sky is not None
 
 
 def test_rooms_differ_and_are_furnished() -> None:
@@ -44,9 +45,20 @@ def test_rooms_differ_and_are_furnished() -> None:
     assert len(set(sizes)) > 8
 
 
+@pytest.mark.parametrize("style", sorted(STYLES))
+def test_scenes_of_a_style_differ(style: str) -> None:
+    scenes = [build_scene(style, seed) for seed in range(12)]
+    assert min(sum(len(group) for group in scene.primitives) for scene in scenes) > 20
+    assert len({len(scene.boxes) for scene in scenes}) > 5
+
+
+CLEARANCE = {"rooms": 0.04, "streets": 0.3, "warehouse": 0.25}
+
+
+@pytest.mark.parametrize("style", sorted(STYLES))
 @pytest.mark.parametrize("seed", range(6))
-def test_a_camera_stands_in_the_room_and_off_the_furniture(seed: int) -> None:
-    scene = build_scene("rooms", seed)
+def test_a_camera_stands_free(style: str, seed: int) -> None:
+    scene = build_scene(style, seed)
     pose = draw_pose(scene, Dice(torch.Generator().manual_seed(seed)))
     x, y, z = pose.position
     width, depth, height = scene.extent
@@ -55,11 +67,23 @@ def test_a_camera_stands_in_the_room_and_off_the_furniture(seed: int) -> None:
     assert 1.0 <= z <= min(1.8, height)
     inside = any(a < x < c and b < y < d for a, b, c, d in scene.obstacles)
     # In a crowded room the camera looks over the furniture in the middle.
-    assert not inside or (x, y, z) == (width / 2, depth / 2, 1.7)
+    assert not inside or (style, x, y, z) == ("rooms", width / 2, depth / 2, 1.7)
     around = torch.randn((3, 500), generator=torch.Generator().manual_seed(0))
     around = around / around.norm(dim=0)
     origin = torch.tensor(pose.position)[:, None].expand(3, 500)
-    assert float(Tracer().nearest_distance(scene.primitives, origin, around).min()) > 0.04
+    free = Tracer().nearest_distance(scene.primitives, origin, around)
+    assert float(free.min()) > CLEARANCE[style]
+
+
+def test_a_camera_in_a_full_hall_takes_refuge_in_an_aisle() -> None:
+    for seed in range(20):
+        scene = build_scene("warehouse", seed)
+        assert scene.refuge is not None
+        x, y = scene.refuge
+        full = replace(scene, obstacles=((0.0, 0.0, *scene.extent[:2]),))
+        pose = draw_pose(full, Dice(torch.Generator().manual_seed(seed)))
+        assert pose.position == (x, y, 1.7)
+        assert not any(a < x < c and b < y < d for a, b, c, d in scene.obstacles)
 
 
 @pytest.mark.parametrize("name", sorted(DOMAINS))
@@ -70,9 +94,44 @@ def test_the_lens_spans_the_frame(name: str) -> None:
     edges = torch.tensor([[0.01, height / 2], [width - 0.01, height / 2]])
     rays, valid = camera.unproject(edges)
     assert valid.all()
-    polar = torch.rad2deg(torch.atan2(rays[:, 0].abs(), rays[:, 2]))
+    # Longitudes, so that a view of 360 degrees does not look like one of none.
+    left, right = torch.rad2deg(torch.atan2(rays[:, 0], rays[:, 2])).tolist()
     low, high = domain.lens.fov_degrees
-    assert low - 0.5 <= float(polar.sum()) <= high + 0.5
+    assert low - 0.5 <= right - left <= high + 0.5
+
+
+@pytest.mark.parametrize("name", sorted(DOMAINS))
+def test_a_domain_of_another_size_has_the_resized_camera(name: str) -> None:
+    domain = DOMAINS[name]
+    height, width = domain.size
+    large = replace(domain, size=(2 * height, 2 * width))
+    camera, larger = (
+        draw_camera(spec, Dice(torch.Generator().manual_seed(3))) for spec in (domain, large)
+    )
+    torch.testing.assert_close(larger.params, camera.resize(large.size).params)
+
+
+@pytest.mark.parametrize("name", sorted(DOMAINS))
+def test_frames_are_exposed_and_within_the_domains_range(name: str) -> None:
+    domain = DOMAINS[name]
+    height, width = domain.size
+    small = replace(domain, size=(height // 4, width // 4))
+    seed = domain.splits["train"].scenes[5]
+    rendering, camera = render_frame(
+        small, build_scene(domain.style, seed), seed=seed, view=0, quality=Quality(1)
+    )
+    near, far = domain.distances
+    inside, seen = camera.valid(), rendering.valid
+    assert not (seen & ~inside).any()
+    assert near <= float(rendering.distance[seen].min()) <= float(rendering.distance.max()) <= far
+    assert (rendering.distance[~seen] == 0).all()
+    if build_scene(domain.style, seed).sky is None:
+        assert seen.equal(inside)
+    image = rendering.image[:, inside]
+    assert 0.25 < float(image.mean()) < 0.85
+    assert float((image.amax(0) < 0.04).float().mean()) < 0.2
+    assert float((image.amin(0) > 0.98).float().mean()) < 0.4
+    assert float(image.std()) > 0.05
 
 
 def test_frames_differ_by_domain_scene_and_view() -> None:
