@@ -15,6 +15,7 @@ _NEWTON_STEPS = 64
 _CONVERGED = 1e-13
 _PLANE_STEPS = 80
 _PLANE_CONVERGED = 1e-12
+_ROUNDING = 1e-15
 _SMALLEST_DAMPING = 1e-4
 _LEAST_FALL = 0.1
 _SMALLEST_DETERMINANT = 1e-9
@@ -119,7 +120,8 @@ def damped_newton(
     error = goal - value(point, active)
     damping = torch.ones_like(limit)
     for _ in range(_PLANE_STEPS):
-        step = newton_step(error, jacobian(point, active))
+        # Where the plane nearly folds a step has any length: half the disc is plenty.
+        step = clamp_to_disc(newton_step(error, jacobian(point, active)), most / 2)
         trial = clamp_to_disc(point + damping[:, None] * step, most)
         trial_error = goal - value(trial, active)
         size, trial_size = error.norm(dim=-1), trial_error.norm(dim=-1)
@@ -129,6 +131,8 @@ def damped_newton(
         damping = torch.where(better, (2 * damping).clamp(max=1), damping / 2)
         size = torch.where(better, trial_size, size)
         close = size <= _PLANE_CONVERGED * goal.norm(dim=-1).clamp(min=1)
+        # Near a pole the value is steep: no point is nearer than rounding lets it be.
+        close |= step.norm(dim=-1) <= _ROUNDING * point.norm(dim=-1)
         # Once close, go on while it helps: the last steps cost little and give the last digits.
         over = (close & ~better) | (size == 0) | (damping < _SMALLEST_DAMPING)
         found[active], solved[active] = point, close

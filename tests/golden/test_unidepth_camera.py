@@ -12,8 +12,11 @@ import torch
 from torch import Tensor
 
 from dart.cameras import (
+    EUCM,
     CameraEmbedder,
+    Fisheye624,
     KannalaBrandt,
+    Mei,
     Pinhole,
     embed_rays,
     generate_fourier_features,
@@ -100,11 +103,13 @@ def test_fourier_features(name: str) -> None:
         (Pinhole, "cam/Pinhole/a", RAYS),
         # The reference's ten Newton steps miss its own pixels by 9e-4; fx = 22, so 4.1e-5 of a ray.
         (KannalaBrandt, "cam/Fisheye624/kb4", 5e-5),
+        (Fisheye624, "cam/Fisheye624/kb4", 5e-5),
+        (EUCM, "cam/EUCM/a", RAYS),
     ],
 )
 def test_lens(lens: type[Camera], key: str, bound: float) -> None:
     params = read(f"{key}/params")
-    assert not params[:, 8:].any()
+    assert not params[:, len(lens.param_names) :].any()
     camera = lens(params[0, : len(lens.param_names)], size_of(f"{key}/size"))
     rays = camera.rays()
     theirs = read(f"{key}/rays")[0].permute(1, 2, 0)
@@ -115,3 +120,22 @@ def test_lens(lens: type[Camera], key: str, bound: float) -> None:
     assert largest_error(again, read(f"{key}/uv")[0].permute(1, 2, 0)) <= 1e-5
     pixels, _ = camera.project(theirs)
     assert largest_error(pixels[seen], read(f"{key}/proj")[0].permute(1, 2, 0)[seen]) <= 1e-5
+
+
+def test_mei_but_for_where_its_tangential_terms_are_taken() -> None:
+    key = "cam/MEI/mei"
+    fx, fy, cx, cy, k1, k2, p0, p1, xi = read(f"{key}/params")[0].double()
+    size = size_of(f"{key}/size")
+    rays = read(f"{key}/rays")[0].permute(1, 2, 0).double()
+    theirs = read(f"{key}/proj")[0].permute(1, 2, 0).double()
+    focal, centre = torch.stack([fx, fy]), torch.stack([cx, cy])
+    zero = torch.zeros_like(xi)
+    radial = Mei(torch.stack([fx, fy, cx, cy, xi, k1, k2, zero, zero]), size)
+    # The reference adds p0, p1 (of x, of y) at the radially distorted point, OpenCV before it.
+    plane = (radial.project(rays)[0] - centre) / focal
+    vector = torch.stack([p0, p1])
+    along = 2 * (plane * vector).sum(-1, keepdim=True)
+    pixels = plane + along * plane + plane.square().sum(-1, keepdim=True) * vector
+    assert largest_error(pixels * focal + centre, theirs) <= 2e-5
+    opencv = Mei(torch.stack([fx, fy, cx, cy, xi, k1, k2, p1, p0]), size)
+    assert largest_error(opencv.project(rays)[0], theirs) <= 1e-2

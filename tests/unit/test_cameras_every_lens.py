@@ -67,8 +67,8 @@ def whole_field(camera: Camera, *, num: int = 97) -> Tensor:
 
 
 @st.composite
-def lenses(draw: st.DrawFn, model: str) -> Camera:
-    focal = draw(st.floats(20, 800))
+def lenses(draw: st.DrawFn, model: str, *, shortest: float = 20.0) -> Camera:
+    focal = draw(st.floats(shortest, 800))
     low_high = [(-bound, bound) for bound in RANGES.get(model, [])]
     if model == "mei":
         low_high = [(-0.3, 3.0), (-0.3, 0.5), (-0.1, 2.0), (-0.003, 0.003), (-0.003, 0.003)]
@@ -107,7 +107,8 @@ def test_round_trip_over_the_whole_field_of_view(model: str, data: st.DataObject
 @settings(max_examples=10, deadline=None, derandomize=True, phases=PHASES)
 @given(data=st.data())
 def test_pixels_of_an_image_round_trip_in_float32(model: str, data: st.DataObject) -> None:
-    camera = data.draw(lenses(model)).to(dtype=torch.float32)
+    # A ray in float32 is known to 6e-8: many focal lengths off the axis, that is over 1e-4 px.
+    camera = data.draw(lenses(model, shortest=100.0)).to(dtype=torch.float32)
     grid = torch.stack(
         torch.meshgrid(torch.arange(0.5, 800, 37), torch.arange(0.5, 600, 31), indexing="xy"), -1
     )
@@ -115,7 +116,6 @@ def test_pixels_of_an_image_round_trip_in_float32(model: str, data: st.DataObjec
     again, seen = camera.project(rays)
     assert rays.dtype == again.dtype == torch.float32
     assert seen[valid].all()
-    # A ray in float32 is known to 6e-8, so a slope in pixels a radian bounds what can be had.
     assert (again - grid)[valid].abs().max() <= PIXELS_32
 
 
