@@ -51,7 +51,7 @@ def _is_camera(part: Any) -> bool:
     return ("Projection" in part or "projection_params" in part or listed) and not own
 
 
-def _inner(part: Mapping[str, Any]) -> Mapping[str, Any]:
+def _inner(part: Mapping[Any, Any]) -> Mapping[Any, Any]:
     for key in _WRAPPERS:
         inner = part.get(key)
         if isinstance(inner, Mapping) and any(k in inner for k in ("Projection", *_PARAM_KEYS)):
@@ -59,7 +59,7 @@ def _inner(part: Mapping[str, Any]) -> Mapping[str, Any]:
     return part
 
 
-def list_cameras(content: Any, where: str) -> Mapping[str, Any]:
+def list_cameras(content: Any, where: str) -> Mapping[Any, Any]:
     """Return the cameras by label."""
     content = c.mapping(content, "the file", where)
     if "CameraCalibrations" in content:
@@ -104,7 +104,7 @@ def describe(part: Any, where: str) -> c.Description:
     return c.Description(lens, tuple(params), _size(part, where), first_centre=0.0)
 
 
-def _size(part: Mapping[str, Any], where: str) -> tuple[int, int] | None:
+def _size(part: Mapping[Any, Any], where: str) -> tuple[int, int] | None:
     for height, width in _SIZES:
         if height in part and width in part:
             return c.side(part[height], height, where), c.side(part[width], width, where)

@@ -21,7 +21,7 @@ def detect(content: Any) -> bool:
     )
 
 
-def list_cameras(content: Any, where: str) -> Mapping[str, Any]:
+def list_cameras(content: Any, where: str) -> Mapping[Any, Any]:
     """Return the file's one camera."""
     content = c.mapping(content, "the file", where)
     return {str(content.get("camera_name", "camera")): content}
@@ -41,7 +41,7 @@ def describe(part: Any, where: str) -> c.Description:
     return c.Description(lens, params, (height, width), first_centre=0.0)
 
 
-def _values(part: Mapping[str, Any], group: str, names: tuple[str, ...], where: str) -> list[float]:
+def _values(part: Mapping[Any, Any], group: str, names: tuple[str, ...], where: str) -> list[float]:
     values = c.mapping(c.get(part, group, where), group, where)
     where = f"{where}: {group}"
     found = [c.number(c.get(values, name, where), name, where) for name in names]
@@ -51,19 +51,19 @@ def _values(part: Mapping[str, Any], group: str, names: tuple[str, ...], where: 
     return found
 
 
-def _mei(part: Mapping[str, Any], where: str) -> tuple[str, tuple[float, ...]]:
+def _mei(part: Mapping[Any, Any], where: str) -> tuple[str, tuple[float, ...]]:
     pixels = _values(part, "projection_parameters", ("gamma1", "gamma2", "u0", "v0"), where)
     mirror = _values(part, "mirror_parameters", ("xi",), where)
     terms = _values(part, "distortion_parameters", _TERMS, where)
     return "mei", (*pixels, *mirror, *terms)
 
 
-def _kannala_brandt(part: Mapping[str, Any], where: str) -> tuple[str, tuple[float, ...]]:
+def _kannala_brandt(part: Mapping[Any, Any], where: str) -> tuple[str, tuple[float, ...]]:
     names = ("mu", "mv", "u0", "v0", "k2", "k3", "k4", "k5")
     return "kannala_brandt", tuple(_values(part, "projection_parameters", names, where))
 
 
-def _pinhole(part: Mapping[str, Any], where: str) -> tuple[str, tuple[float, ...]]:
+def _pinhole(part: Mapping[Any, Any], where: str) -> tuple[str, tuple[float, ...]]:
     pixels = _values(part, "projection_parameters", ("fx", "fy", "cx", "cy"), where)
     terms = _values(part, "distortion_parameters", _TERMS, where)
     if not any(terms):

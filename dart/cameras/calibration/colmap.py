@@ -49,7 +49,7 @@ def detect(content: Any) -> bool:
     return _LINE.match(next(lines, "")) is not None
 
 
-def list_cameras(content: Any, where: str) -> Mapping[str, Any]:
+def list_cameras(content: Any, where: str) -> Mapping[Any, Any]:
     """Return each line by its camera's number."""
     found: dict[str, tuple[str, list[str]]] = {}
     for number, line in enumerate(str(content).splitlines(), start=1):

@@ -46,7 +46,7 @@ class Format:
     title: str
     detect: Callable[[Any], bool]
     """Whether parsed content is of this format; never raises."""
-    list_cameras: Callable[[Any, str], Mapping[str, Any]]
+    list_cameras: Callable[[Any, str], Mapping[Any, Any]]
     """Each camera's part of the content, by its name."""
     describe: Callable[[Any, str], Description]
     """Read one part; the text says where it lies, for errors."""
@@ -239,14 +239,14 @@ def side(value: Any, name: str, where: str) -> int:
     return int(result)
 
 
-def mapping(value: Any, name: str, where: str) -> Mapping[str, Any]:
+def mapping(value: Any, name: str, where: str) -> Mapping[Any, Any]:
     """Return a mapping."""
     if not isinstance(value, Mapping):
         raise UserError(f"{where}: {name} must be a mapping, got {shown(value)}")
     return value
 
 
-def get(content: Mapping[str, Any], key: str, where: str) -> Any:
+def get(content: Mapping[Any, Any], key: str, where: str) -> Any:
     """Return the value of a key that must be there."""
     if key not in content:
         raise UserError(f"{where}: {key} is missing")

@@ -27,7 +27,7 @@ def detect(content: Any) -> bool:
     )
 
 
-def list_cameras(content: Any, where: str) -> Mapping[str, Any]:
+def list_cameras(content: Any, where: str) -> Mapping[Any, Any]:
     """Return the file's one camera."""
     return {"camera": c.mapping(content, "the file", where)}
 

@@ -36,7 +36,7 @@ def detect(content: Any) -> bool:
     )
 
 
-def list_cameras(content: Any, where: str) -> Mapping[str, Any]:
+def list_cameras(content: Any, where: str) -> Mapping[Any, Any]:
     """Return the cameras of the chain by their names."""
     content = c.mapping(content, "the file", where)
     found = {str(k): v for k, v in content.items() if isinstance(v, Mapping)}
@@ -66,7 +66,7 @@ def describe(part: Any, where: str) -> c.Description:
     return c.Description(lens, (*values[len(own) :], *tail), size, first_centre=0.0)
 
 
-def _known(value: Any, known: Mapping[str, Any], key: str, where: str) -> str:
+def _known(value: Any, known: Mapping[Any, Any], key: str, where: str) -> str:
     if not isinstance(value, str) or value not in known:
         raise UserError(f"{where}: {key} {c.shown(value)}; read are {', '.join(known)}")
     return value

@@ -30,7 +30,7 @@ def detect_odometry(content: Any) -> bool:
     return isinstance(content, str) and _ODOMETRY.search(content) is not None
 
 
-def list_cameras(content: Any, where: str) -> Mapping[str, Any]:
+def list_cameras(content: Any, where: str) -> Mapping[Any, Any]:
     """Return matrix and size of every rectified camera."""
     text = str(content)
     found = {}
@@ -40,7 +40,7 @@ def list_cameras(content: Any, where: str) -> Mapping[str, Any]:
     return _some(found, "P_rect_02", where)
 
 
-def list_odometry(content: Any, where: str) -> Mapping[str, Any]:
+def list_odometry(content: Any, where: str) -> Mapping[Any, Any]:
     """Return the matrix of every camera."""
     found = {
         f"image_{number}": (matrix, None) for number, matrix in _ODOMETRY.findall(str(content))
@@ -48,7 +48,7 @@ def list_odometry(content: Any, where: str) -> Mapping[str, Any]:
     return _some(found, "P2", where)
 
 
-def _some(found: Mapping[str, Any], example: str, where: str) -> Mapping[str, Any]:
+def _some(found: Mapping[Any, Any], example: str, where: str) -> Mapping[Any, Any]:
     if not found:
         raise UserError(f"{where}: no line '{example}: ' with twelve numbers")
     return found

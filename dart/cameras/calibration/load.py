@@ -120,7 +120,7 @@ def _guess(content: Any, where: str) -> str:
 
 
 def _choose(
-    form: c.Format, cameras: Mapping[str, Any], name: str | None, where: str
+    form: c.Format, cameras: Mapping[Any, Any], name: str | None, where: str
 ) -> tuple[Any, str | None]:
     """Return one camera's part, and its name where there are several."""
     if name is None:
@@ -137,7 +137,7 @@ def _choose(
     return cameras[name], name
 
 
-def _some(cameras: Mapping[str, Any]) -> str:
+def _some(cameras: Mapping[Any, Any]) -> str:
     names = [c.shown(name)[1:-1] for name in list(cameras)[:8]]
     return ", ".join(names) + (", ..." if len(cameras) > len(names) else "")
 

@@ -43,7 +43,7 @@ def detect(content: Any) -> bool:
     return named or "fl_x" in content or "camera_angle_x" in content
 
 
-def list_cameras(content: Any, where: str) -> Mapping[str, Any]:
+def list_cameras(content: Any, where: str) -> Mapping[Any, Any]:
     """Return the camera of every frame, or the one they all share."""
     content = c.mapping(content, "the file", where)
     shared = {key: content[key] for key in _KEYS & content.keys()}
@@ -75,7 +75,7 @@ def describe(part: Any, where: str) -> c.Description:
     return c.Description(lens, (fx, fy, cx, cy, *extra), (height, width), first_centre=0.5)
 
 
-def _kind(part: Mapping[str, Any], where: str) -> str:
+def _kind(part: Mapping[Any, Any], where: str) -> str:
     model = part.get("camera_model")
     if model is None:
         return "fisheye" if part.get("is_fisheye") else "plain"
@@ -87,7 +87,7 @@ def _kind(part: Mapping[str, Any], where: str) -> str:
     return _MODELS[model]
 
 
-def _focal(part: Mapping[str, Any], width: int, where: str) -> float:
+def _focal(part: Mapping[Any, Any], width: int, where: str) -> float:
     if "fl_x" in part or "camera_angle_x" not in part:
         return c.focal(c.get(part, "fl_x", where), "fl_x", where)
     angle = c.number(part["camera_angle_x"], "camera_angle_x", where)
@@ -96,7 +96,7 @@ def _focal(part: Mapping[str, Any], width: int, where: str) -> float:
     return width / 2 / math.tan(angle / 2)
 
 
-def _distortion(part: Mapping[str, Any], kind: str, where: str) -> tuple[str, tuple[float, ...]]:
+def _distortion(part: Mapping[Any, Any], kind: str, where: str) -> tuple[str, tuple[float, ...]]:
     names = (*_PLAIN, "k4", "k5", "k6")
     given = {name: c.number(part.get(name, 0.0), name, where) for name in names}
     if kind == "fisheye":

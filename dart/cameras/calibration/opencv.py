@@ -49,17 +49,16 @@ def detect(content: Any) -> bool:
     return (
         isinstance(content, Mapping)
         and "params" not in content
+        and "cx" not in content  # flat JSON has its four k1..k4 under ``k``
         and any(_is_matrix(content[key]) for key, _ in _PAIRS if key in content)
     )
 
 
 def _is_matrix(value: Any) -> bool:
-    if isinstance(value, list):
-        return len(value) != len(_KB)  # flat JSON has its four k1..k4 under ``k``
-    return isinstance(value, Mapping) and "data" in value
+    return isinstance(value, list) or (isinstance(value, Mapping) and "data" in value)
 
 
-def list_cameras(content: Any, where: str) -> Mapping[str, Any]:
+def list_cameras(content: Any, where: str) -> Mapping[Any, Any]:
     """Return one camera by the name of each camera matrix; a stereo file has M1 and M2."""
     content = c.mapping(content, "the file", where)
     found = {}
@@ -90,7 +89,7 @@ def describe_plain(part: Any, where: str) -> c.Description:
     return _describe(part, where, _kind(part, where) or "plain")
 
 
-def _kind(part: Mapping[str, Any], where: str) -> str | None:
+def _kind(part: Mapping[Any, Any], where: str) -> str | None:
     for key in _FISHEYE_KEYS:
         if key in part:
             return "fisheye" if c.number(_truth(part[key]), key, where) else "plain"
@@ -111,7 +110,7 @@ def _truth(value: Any) -> Any:
     return {"true": 1, "false": 0}.get(str(value).lower(), value)
 
 
-def _describe(part: Mapping[str, Any], where: str, kind: str | None) -> c.Description:
+def _describe(part: Mapping[Any, Any], where: str, kind: str | None) -> c.Description:
     matrix = c.numbers(_flat(part["_matrix"]), [f"K{i}" for i in range(9)], "the matrix", where)
     pixels = c.intrinsics(matrix, where)
     model, extra = _distortion(_flat([] if part["_d"] is None else part["_d"]), kind, where)
@@ -148,7 +147,7 @@ def _flat(value: Any) -> Any:
     return data
 
 
-def _size(part: Mapping[str, Any], where: str) -> tuple[int, int] | None:
+def _size(part: Mapping[Any, Any], where: str) -> tuple[int, int] | None:
     for height, width in _SIZES:
         if height in part and width in part:
             return c.side(part[height], height, where), c.side(part[width], width, where)

@@ -22,7 +22,7 @@ def detect(content: Any) -> bool:
     return isinstance(part, Mapping) and ("cx_offset" in part or part.get("model") == _MODEL)
 
 
-def list_cameras(content: Any, where: str) -> Mapping[str, Any]:
+def list_cameras(content: Any, where: str) -> Mapping[Any, Any]:
     """Return the file's one camera."""
     content = c.mapping(content, "the file", where)
     part = c.mapping(c.get(content, "intrinsic", where), "intrinsic", where)
