@@ -56,7 +56,8 @@ def read_depth_array(
 
 
 def _read_npz(path: Path, key: str | None) -> ndarray:
-    with np.load(path, allow_pickle=False) as archive:
+    # NumPy leaves a file that it opened itself open when the archive is damaged.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         names = list(archive)
         if key is None and len(names) != 1:
             raise UserError(f"{path}: has the arrays {', '.join(names)}; name one as 'depth_key'")
