@@ -67,8 +67,8 @@ def pair_study(study: Study, records: Records, *, metric: str, baseline: str) ->
     """Return the study's runs aligned by seed, image and domain.
 
     Raises:
-        UserError: The baseline has no finished run, no seed is common to all variants, or runs
-            were not measured alike.
+        UserError: The baseline has no finished run, no seed is common to all variants, runs were
+            not measured alike, or not in that metric.
     """
     notes = _check_alike(records)
     runs = runs_frame(study, records)
@@ -86,6 +86,9 @@ def pair_study(study: Study, records: Records, *, metric: str, baseline: str) ->
     cells = [cell for cell, _ in records if cell.key in keys]
     frame = images_frame(study, cells, metrics=[metric], splits=["test"])
     domains, unpaired = _align(frame, names, seeds)
+    for role in ("target", "source"):
+        if role not in {errors.role for errors in domains.values()}:
+            raise UserError(f"no image of the {role} was measured in {metric!r}")
     return Pairs(
         names=tuple(names),
         settings=_tell_apart(runs, chosen),

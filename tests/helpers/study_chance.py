@@ -106,12 +106,12 @@ def _write_run(folder: Path, cell: Mapping[str, Any], plan: Plan, status: str) -
     if status == "finished":
         errors = _errors(cell["variant"], cell["seed"], plan)
         errors.to_parquet(folder / "per_image.parquet", index=False)
-        means = errors.groupby("domain")[["before", "after"]].mean()
+        means = errors.groupby("domain")[["before", "after"]].mean().to_dict("index")
         record["domains"] = {
             domain: {
                 "role": role,
-                "before": {plan.metric: float(means.loc[domain, "before"])},
-                "after": {plan.metric: float(means.loc[domain, "after"])},
+                "before": {plan.metric: means[domain]["before"]},
+                "after": {plan.metric: means[domain]["after"]},
             }
             for domain, role in ROLES.items()
         }
