@@ -1,6 +1,25 @@
 """Figures of a study's result, one function each, drawn on given or new axes."""
 
+from dart.analysis.figures.details import (
+    error_by_angle,
+    forgetting_by_domain,
+    learning_curves,
+    update_sizes,
+)
+from dart.analysis.figures.forest import forest
+from dart.analysis.figures.predictions import show_predictions
+from dart.analysis.figures.ranks import critical_difference
 from dart.analysis.figures.scatter import trade_off
 from dart.analysis.figures.style import colour_variants
 
-__all__ = ["colour_variants", "trade_off"]
+__all__ = [
+    "colour_variants",
+    "critical_difference",
+    "error_by_angle",
+    "forest",
+    "forgetting_by_domain",
+    "learning_curves",
+    "show_predictions",
+    "trade_off",
+    "update_sizes",
+]

@@ -1,11 +1,15 @@
 """Adaptation against forgetting: what a study found, in one picture."""
 
+import math
+from collections.abc import Mapping, Sequence
+
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
 from dart.analysis.figures.labels import place_labels
 from dart.analysis.figures.style import NAMES, colour_variants, get_axes, mark_variants
+from dart.analysis.verdicts import Comparison
 from dart.metrics import METRICS
 from dart.recipe import ZERO_SHOT
 
@@ -17,7 +21,9 @@ QUADRANTS = {
 }
 
 
-def trade_off(runs: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+def trade_off(
+    runs: pd.DataFrame, *, comparison: Comparison | None = None, ax: Axes | None = None
+) -> Axes:
     """Draw adaptation against forgetting: a small dot a run, a large labelled one a variant.
 
     Right is better on the target, down is better on the source; the untouched network is the
@@ -25,6 +31,8 @@ def trade_off(runs: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
     Args:
         runs: From ``load_runs``; only finished runs are drawn.
+        comparison: From ``compare_study``: crosses show its intervals, and a line the front of
+            the variants that no other beats on both objectives.
         ax: Where to draw; a new figure unless given.
     """
     ax = get_axes(ax)
@@ -41,6 +49,9 @@ def trade_off(runs: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     sns.scatterplot(points, **axes, **look, s=28, alpha=0.55, linewidth=0)
     sns.scatterplot(means, **axes, **look, s=130, edgecolor="black", linewidth=0.8, zorder=4)
     ax.scatter([0], [0], s=150, marker="X", color="black", zorder=5)
+    if comparison is not None:
+        _draw_intervals(ax, comparison, colours)
+        _draw_front(ax, [(0.0, 0.0), *zip(means["adaptation"], means["forgetting"], strict=True)])
 
     _frame(ax, str(runs["metric"].iloc[0]))
     several = set(means["variant"][means["variant"].duplicated()])
@@ -51,6 +62,33 @@ def trade_off(runs: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     dots = [*zip(points["adaptation"], points["forgetting"], strict=True), (0.0, 0.0)]
     place_labels(ax, [(ZERO_SHOT, 0.0, 0.0, colours[ZERO_SHOT]), *labels], dots)
     return ax
+
+
+def _draw_intervals(
+    ax: Axes, comparison: Comparison, colours: Mapping[str, tuple[float, float, float]]
+) -> None:
+    """Draw a cross over the interval of each variant's two objectives."""
+    for verdict in comparison.verdicts:
+        if verdict.variant == ZERO_SHOT or not verdict.effects:
+            continue
+        gain, loss = verdict.effects["adaptation"].own, verdict.effects["forgetting"].own
+        look = {"color": colours[verdict.variant], "linewidth": 1.2, "alpha": 0.8, "zorder": 3}
+        if math.isfinite(gain.lower):
+            ax.plot([gain.lower, gain.upper], [loss.value, loss.value], **look)
+        if math.isfinite(loss.lower):
+            ax.plot([gain.value, gain.value], [loss.lower, loss.upper], **look)
+
+
+def _draw_front(ax: Axes, points: Sequence[tuple[float, float]]) -> None:
+    """Draw the points that no other beats on both objectives, as steps."""
+    front, least = [], math.inf
+    for gain, loss in sorted(points, key=lambda point: (-point[0], point[1])):
+        if loss < least:
+            front.append((gain, loss))
+            least = loss
+    ax.step(
+        *zip(*front, strict=True), where="pre", color="0.5", linewidth=1, linestyle=":", zorder=2
+    )
 
 
 def _frame(ax: Axes, metric: str) -> None:

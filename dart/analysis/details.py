@@ -1,0 +1,118 @@
+"""What runs keep besides their errors: by viewing angle, on the way, and what moved.
+
+Read run by run and not kept: these tables are looked at for a few variants at a time.
+"""
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from dart.analysis.records import Cell, Study, open_study, refuse
+from dart.analysis.tables import Location, read_records
+from dart.errors import UserError
+from dart.recipe import ZERO_SHOT
+
+ANGLES = ("domain", "role", "split", "image", "ring", "metric", "before", "after")
+CURVES = ("step", "domain", "role", "metric", "value")
+UPDATES = ("part", "parameter", "count", "initial", "update", "relative")
+
+
+def load_angles(
+    study: Location, *, metric: str | None = None, results: Location | None = None
+) -> pd.DataFrame:
+    """Return the errors by polar angle: one row a run, domain and ring, mean over test images.
+
+    Args:
+        study: Name, YAML file, or folder in the results.
+        metric: The study's own unless given.
+        results: Root of the results; ``DART_RESULTS`` or ``results`` unless given.
+
+    Returns:
+        ``variant, trial, seed, domain, role, ring`` (its inner edge in degrees), ``images``
+        (that see the ring), ``before, after``.
+
+    Raises:
+        UserError: If the study is unknown, or no run of it kept such errors.
+    """
+    opened = open_study(study, results=results)
+    metric = metric or opened.record.metric
+    table = _load(
+        opened, "angles", ANGLES, filters=[("metric", "=", metric), ("split", "=", "test")]
+    )
+    by = ["variant", "trial", "seed", "domain", "role", "ring"]
+    grouped = table.groupby(by, sort=False, observed=True)
+    return grouped.agg(
+        images=("image", "nunique"), before=("before", "mean"), after=("after", "mean")
+    ).reset_index()
+
+
+def load_curves(
+    study: Location, *, metric: str | None = None, results: Location | None = None
+) -> pd.DataFrame:
+    """Return the errors during training, on a few validation images of each domain.
+
+    Returns:
+        ``variant, trial, seed, step, domain, role, metric, value``; step 0 is before training.
+
+    Raises:
+        UserError: If the study is unknown, or no run of it kept a curve.
+    """
+    opened = open_study(study, results=results)
+    wanted = metric or opened.record.metric
+    return _load(opened, "curves", CURVES, filters=[("metric", "=", wanted)])
+
+
+def load_updates(study: Location, *, results: Location | None = None) -> pd.DataFrame:
+    """Return how far each trained parameter moved from its first value.
+
+    Returns:
+        ``variant, trial, seed, part, parameter, count, initial, update, relative``: root mean
+        squares of the first values and of the change, and their ratio.
+
+    Raises:
+        UserError: If the study is unknown, or no run of it kept its updates.
+    """
+    return _load(open_study(study, results=results), "updates", UPDATES)
+
+
+def _load(
+    study: Study,
+    name: str,
+    columns: tuple[str, ...],
+    *,
+    filters: list[tuple[str, str, str]] | None = None,
+) -> pd.DataFrame:
+    cells = [
+        cell
+        for cell, run in read_records(study)
+        if run and run.status == "finished" and cell.variant != ZERO_SHOT
+    ]
+    tables = [
+        table for cell in cells if (table := _read(study, cell, name, columns, filters)) is not None
+    ]
+    if not tables:
+        raise UserError(
+            f"study {study.record.study!r}: no finished run has kept {name}.parquet; runs made "
+            "before it was recorded have none"
+        )
+    table = pd.concat(tables, ignore_index=True)
+    names = list(dict.fromkeys(cell.variant for cell in study.record.cells))
+    present = [variant for variant in names if variant in set(table["variant"])]
+    return table.assign(variant=pd.Categorical(table["variant"], present, ordered=True))
+
+
+def _read(
+    study: Study,
+    cell: Cell,
+    name: str,
+    columns: tuple[str, ...],
+    filters: list[tuple[str, str, str]] | None,
+) -> pd.DataFrame | None:
+    path = study.run_folder(cell) / f"{name}.parquet"
+    if not path.is_file():
+        return None
+    try:
+        table = pq.read_table(path, columns=list(columns), filters=filters).to_pandas()
+    except (OSError, ValueError, KeyError) as error:  # pyarrow's own errors are among them
+        refuse(path, error)
+    keys = {"variant": cell.variant, "trial": cell.trial, "seed": cell.seed}
+    return table.assign(**keys)[[*keys, *columns]]

@@ -1,0 +1,54 @@
+"""The panels that a run drew: image, truth, before, after, error."""
+
+from matplotlib import image
+from matplotlib.axes import Axes
+
+from dart.analysis.figures.style import get_axes
+from dart.analysis.records import open_study
+from dart.analysis.tables import Location
+from dart.errors import UserError, did_you_mean
+
+
+def show_predictions(
+    study: Location,
+    variant: str,
+    *,
+    seed: int | None = None,
+    results: Location | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Show the predictions of a variant's run, before and after adaptation, beside the truth.
+
+    Args:
+        study: Name, YAML file, or folder in the results.
+        variant: One of the study's.
+        seed: The first with a picture unless given.
+        results: Root of the results; ``DART_RESULTS`` or ``results`` unless given.
+        ax: Where to show; a new figure unless given.
+
+    Raises:
+        UserError: There is no such study, variant or picture.
+    """
+    opened = open_study(study, results=results)
+    names = list(dict.fromkeys(cell.variant for cell in opened.record.cells))
+    if variant not in names:
+        raise UserError(
+            f"unknown variant {variant!r}; the study has: {', '.join(names)}"
+            + did_you_mean(variant, names)
+        )
+    for cell in opened.record.cells:
+        path = opened.run_folder(cell) / "predictions.png"
+        if cell.variant == variant and seed in (None, cell.seed) and path.is_file():
+            break
+    else:
+        of_seed = "" if seed is None else f" of seed {seed}"
+        raise UserError(
+            f"study {opened.record.study!r}: no run of {variant!r}{of_seed} has a picture"
+        )
+    pixels = image.imread(path)
+    height, width = pixels.shape[:2]
+    ax = get_axes(ax, width=12, height=12 * height / width + 0.4)
+    ax.imshow(pixels)
+    ax.set_axis_off()
+    ax.set_title(f"{variant}, seed {cell.seed}", loc="left")
+    return ax
