@@ -112,7 +112,7 @@ def _add_reading(commands: argparse._SubParsersAction) -> None:
         "the lens's field of view) and as a colour picture with a scale in metres.",
     )
     parser.add_argument("image", type=Path)
-    parser.add_argument("--camera", type=Path, required=True, help="JSON or YAML file of the lens")
+    parser.add_argument("--camera", type=Path, required=True, help="file; see docs/cameras.md")
     parser.add_argument("--checkpoint", default="rooms_small", help="shipped name or path")
     parser.add_argument("--out", type=Path, help="folder (default: beside the image)")
     parser.add_argument(

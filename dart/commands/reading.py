@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from dart.cameras import load_camera
+from dart.cameras import load_calibration
 from dart.commands.common import make_folder, print_json
 from dart.data.dataset import open_domain
 from dart.errors import UserError
@@ -51,7 +51,7 @@ def predict_image(options: Namespace) -> int:
     image = cv2.imread(str(options.image), cv2.IMREAD_COLOR_RGB)
     if image is None:
         raise UserError(f"{options.image}: not a readable image (PNG, JPEG or what OpenCV reads)")
-    camera = load_camera(options.camera)
+    camera = load_calibration(options.camera)
     if camera.size != image.shape[:2]:
         h, w = camera.size
         raise UserError(

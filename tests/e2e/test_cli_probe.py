@@ -52,9 +52,9 @@ def test_an_adapter_changes_the_shape_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    train = ["train", "daa_query_softmax", "--batch-size", "2", "--steps", "2", "--set"]
+    train = ["train", "daa_query_softmax", "--batch-size", "2", "--steps", "4", "--set"]
     places = ["--out", str(out), "--results", str(tmp_path / "results")]
-    assert main([*train, "num_queries=8", "--learning-rate", "0.05", *places]) == 0
+    assert main([*train, "num_queries=8", *places]) == 0
     arguments = ["--domains", "rooms_fisheye", "--count", "2"]
     capsys.readouterr()
     assert main(["probe", str(out / "adapter.safetensors"), *arguments, "--json"]) == 0
