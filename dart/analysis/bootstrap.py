@@ -52,15 +52,16 @@ class CrossedBootstrap:
 
     def means(self, blocks: dict[str, Float[ndarray, "v s _i"]]) -> Float[ndarray, "r v"]:
         """Return the mean over domains, seeds and images of every variant in every replicate."""
-        total = np.zeros((len(self.by_seed), next(iter(blocks.values())).shape[0]))
+        variants, seeds, _ = next(iter(blocks.values())).shape
+        total = np.zeros((len(self.by_seed), variants))
         for domain, block in blocks.items():
-            step = max(1, CHUNK // (len(self.by_seed) * block.shape[2]))
-            for start in range(0, len(block), step):
-                part = block[start : start + step]
-                images = np.einsum("rs,vsi->rvi", self.by_seed, part, optimize=True)
-                total[:, start : start + step] += np.einsum(
-                    "rvi,ri->rv", images, self.by_image[domain]
-                )
+            weights = self.by_image[domain]
+            step = max(1, CHUNK // weights.size)
+            for start in range(0, variants, step):
+                part = block[start : start + step].swapaxes(0, 1)
+                images = self.by_seed @ part.reshape(seeds, -1)
+                images = images.reshape(len(weights), -1, weights.shape[1])
+                total[:, start : start + step] += (images @ weights[:, :, None])[..., 0]
         return total / len(blocks)
 
 
