@@ -220,6 +220,20 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     form.add_argument("--latex", action="store_true", help="print a LaTeX table (booktabs)")
 
 
+def _add_ui(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "ui",
+        help="open MLflow's pages at a ready-made view of a study",
+        description="Serve a study's runs on this machine alone and open them as charts: "
+        "adaptation against forgetting, with the factors, as bars, with predictions.",
+    )
+    parser.add_argument("study", help="name, YAML file, or folder in the results")
+    parser.add_argument("--port", type=int, default=5000, help="another is taken if it is in use")
+    parser.add_argument("--no-browser", action="store_true", help="only print the address")
+    parser.add_argument("--results", type=Path, help="default: $DART_RESULTS or ./results")
+    _add_tracking(parser)
+
+
 def _add_studies(commands: argparse._SubParsersAction) -> None:
     names = {"metavar": "STUDY", "help": "a study's name or YAML file"}
     parser = commands.add_parser("status", help="say what a study has done, lacks and found")
@@ -292,6 +306,7 @@ def create_parser() -> argparse.ArgumentParser:
     _add_probe(commands)
     _add_making(commands)
     _add_compare(commands)
+    _add_ui(commands)
     return parser
 
 

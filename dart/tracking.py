@@ -22,12 +22,15 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag, ViewType
+from PIL import Image
 
 from dart.errors import UserError
 from dart.stores import hide_password
 
 ARTIFACTS = ("predictions.png", "per_image.parquet", "adapter.safetensors", "result.json")
 FAILURE_ARTIFACTS = ("traceback.txt",)
+IMAGES = "predictions"
+"""The name of a run's picture in MLflow's grid of images."""
 BATCH = {"metrics": 1000, "params": 100}
 """MLflow's limits for one ``log_batch``."""
 PAGE = 1000
@@ -242,6 +245,7 @@ class StudyTracker:
         for name in (*ARTIFACTS, *FAILURE_ARTIFACTS):
             if (folder / name).exists():
                 self.client.log_artifact(run, str(folder / name))
+        self._log_picture(run, folder / "predictions.png")
         self._tag_failure(run, result)
         self.client.set_tag(run, "dart.logged", attempt)
         self.client.set_terminated(run, status, _ended(result))
@@ -255,6 +259,12 @@ class StudyTracker:
                 self.client.set_tag(run, name, value[:TAG_LENGTH])
             elif name in old:
                 self.client.delete_tag(run, name)
+
+    def _log_picture(self, run: str, path: Path) -> None:
+        """Log a picture so that the page shows it in its grid of images, once."""
+        if path.exists() and not self.client.list_artifacts(run, "images"):
+            with Image.open(path) as image:
+                self.client.log_image(run, image.convert("RGB"), key=IMAGES, step=0)
 
     def close(
         self, status: str, *, summary: Mapping[str, float], artifacts: Sequence[Path] = ()
