@@ -293,7 +293,7 @@ def test_worker_processes_read_the_same_samples(tmp_path: Path) -> None:
         write_frame(tmp_path, stem, plane(PINHOLE, z=True))
     data = Folder(tmp_path)
     here = collate([data[index] for index in range(4)])
-    loader = torch.utils.data.DataLoader(data, batch_size=2, num_workers=2, collate_fn=collate)
+    loader = torch.utils.data.DataLoader(data, batch_size=2, num_workers=2, collate_fn=collate)  # pyright: ignore[reportArgumentType]
     batches = list(loader)
     assert torch.equal(torch.cat([batch.distance for batch in batches]), here.distance)
     assert torch.equal(torch.cat([batch.image for batch in batches]), here.image)

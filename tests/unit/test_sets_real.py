@@ -15,7 +15,7 @@ from dart.errors import UserError
 
 SIZE = (48, 64)
 NORMAL = torch.tensor([0.25, -0.3, 0.92], dtype=torch.float64)
-LARGEST_DISAGREEMENT = 0.02
+LARGEST_DISAGREEMENT = 0.01
 """Median over pixels of |range - range| / range between two lenses in one kitchen."""
 
 
@@ -164,9 +164,7 @@ def disagreement(root: Path, fisheye: Sample, pinhole: Sample) -> torch.Tensor:
     points, column, row = points[seen], column[seen], row[seen]
     measured, known = pinhole.distance[row, column], pinhole.valid[row, column]
     distance = torch.linalg.vector_norm(points, dim=-1)
-    relative = ((measured - distance).abs() / distance)[known]
-    # Another surface stands in between where they differ by more than a tenth: not the same point.
-    return relative[relative < 0.1]
+    return ((measured - distance).abs() / distance)[known]
 
 
 @pytest.mark.data
@@ -177,6 +175,7 @@ def test_the_fisheye_kitchen_agrees_with_the_pinhole_kitchen(shared: Path) -> No
     frames = pinholes[::10]
     found = torch.cat([disagreement(shared, fish, pin) for fish in fisheyes[::4] for pin in frames])
     assert found.numel() > 500_000
+    # Read with z for range, it is 0.06 or 0.14; points hidden from one of the two are a tenth.
     assert float(found.median()) < LARGEST_DISAGREEMENT
 
 
