@@ -38,7 +38,7 @@ from dart.metrics import (
     measure_weighted,
 )
 from dart.models import DepthNet
-from dart.pictures import SheetRow
+from dart.pictures import SheetRow, shrink_row
 
 CLOUD_ALIGNMENTS = ("none", "scale_median")
 _SHOWN_A_GROUP = 3
@@ -235,7 +235,7 @@ class Evaluator:
             )
             tables.append(self._measure(frame, sample, predicted, constants[frame.group]))
             if frame.index in shown:
-                rows.append(_show(frame, sample, predicted))
+                rows.append(shrink_row(_show(frame, sample, predicted)))
             on_frame("measuring", number, len(frames))
         angles = [errors.table(self._labels(key)) for key, errors in self._angles.items()]
         return Evaluation(

@@ -4,7 +4,7 @@ Axes: ``h w`` pixels, ``3`` colours.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +123,19 @@ def shrink_map(values: Float[ndarray, "h w"], longest: int) -> Float[ndarray, "h
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
+def shrink_row(row: SheetRow, longest: int = 320) -> SheetRow:
+    """Return the row at the size at which a sheet shows it, so that many of them stay small."""
+    step = -(-max(row.image.shape[:2]) // longest)
+    small = [shrink_map(values, longest) for values in row.maps]
+    return replace(
+        row,
+        image=row.image[::step, ::step].copy(),
+        maps=tuple(small),
+        error=None if row.error is None else shrink_map(row.error, longest),
+        mask=None if row.mask is None else row.mask[::step, ::step].copy(),
+    )
+
+
 def draw_sheet(rows: Sequence[SheetRow], path: Path, *, titles: Sequence[str]) -> None:
     """Write a PNG of one row a frame: picture, maps with a bar in metres, relative error, mask."""
     width = 2.6 * len(titles) + 1.4
@@ -146,18 +159,16 @@ def _draw_row(figure: Figure, cells: Sequence[Axes], row: SheetRow) -> None:
     known = row.maps[0][np.isfinite(row.maps[0])]
     norm = _limits(known) if known.size else LogNorm(1, 10)
     for values in row.maps:
-        small = shrink_map(values, 320)
-        axes = next(free)
-        _show(axes, small, np.isfinite(small), norm)
+        _show(next(free), values, np.isfinite(values), norm)
     bar = figure.colorbar(ScalarMappable(norm, COLOURS), ax=cells[len(row.maps)])
     _label_metres(bar.ax, norm)
     bar.set_label("m", fontsize=7)
     bar.ax.tick_params(labelsize=7)
     if row.error is not None:
         scale = Normalize(0, 0.6)
-        small, axes = shrink_map(row.error, 320), next(free)
+        axes = next(free)
         axes.set_facecolor("0.6")
-        axes.imshow(np.ma.masked_invalid(small), cmap="magma", norm=scale)
+        axes.imshow(np.ma.masked_invalid(row.error), cmap="magma", norm=scale)
         bar = figure.colorbar(ScalarMappable(scale, "magma"), ax=axes)
         bar.set_label("relative", fontsize=7)
         bar.ax.tick_params(labelsize=7)

@@ -60,7 +60,7 @@ def _list_splits(opened: DepthDataset, options: Namespace) -> dict[str, list[str
 
 
 def _print(report: Report, sheet: Any) -> None:
-    console = Console()
+    console = Console(soft_wrap=True)
     console.print(
         f"{report.opened} of {report.frames} frames opened, {report.scenes} scenes, "
         f"depth in {report.units}"
@@ -74,7 +74,8 @@ def _print(report: Report, sheet: Any) -> None:
     table = Table(title="depth in the files [m]")
     columns = list(next(iter(report.percentiles.values()), {}))
     for column in ("group", *columns, "valid", "least valid"):
-        table.add_column(column, justify="left" if column == "group" else "right")
+        justify = "left" if column == "group" else "right"
+        table.add_column(column, justify=justify, overflow="fold")
     for group, values in report.percentiles.items():
         share = report.valid_share[group]
         cells = [f"{value:.3g}" for value in values.values()]

@@ -257,7 +257,8 @@ def _print(summary: pd.DataFrame, report: Mapping[str, Any]) -> None:
         caption="* worse than a constant that knows the group's median depth",
     )
     for column in (*_HEAD, *_SHOWN.values()):
-        table.add_column(column, justify="left" if column in _HEAD else "right")
+        justify = "left" if column in _HEAD else "right"
+        table.add_column(column, justify=justify, overflow="fold")
     for cells in _lines(summary):
         table.add_row(*cells[: len(_HEAD) + len(_SHOWN)])
     console = Console()

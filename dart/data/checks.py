@@ -22,7 +22,7 @@ from dart.data.groups import group_of
 from dart.data.planarity import Planarity, judge, plane_shares
 from dart.data.sets.base import DepthDataset, RawFrame
 from dart.errors import UserError
-from dart.pictures import SheetRow
+from dart.pictures import SheetRow, shrink_row
 
 LARGEST_ROUND_TRIP = 0.01
 """Pixels of error from which a lens's round trip is a problem."""
@@ -155,7 +155,7 @@ class _Checker:
         self.shares.setdefault(self.groups[entry.key], []).append(float(valid.mean()))
         self._test_planes(raw, valid, self.groups[entry.key])
         if show:
-            self.report.rows.append(_show(entry.key, raw, raw.depth, valid))
+            self.report.rows.append(shrink_row(_show(entry.key, raw, raw.depth, valid)))
 
     def _check_lens(self, camera: Camera, key: str) -> Bool[ndarray, "h w"]:
         """Return the image circle; note what is odd about a lens that is new."""
