@@ -24,19 +24,21 @@ def children_of(process: int) -> list[int]:
     return [int(number) for number in listed.stdout.split()]
 
 
-def wait_until(holds: Callable[[], bool], *, seconds: float = 120) -> None:
+def wait_until(holds: Callable[[], bool], *, seconds: float = 400) -> None:
     end = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < end
+        assert time.monotonic() < end, "waited in vain"
         time.sleep(0.2)
 
 
 def test_a_killed_rendering_is_resumed_and_its_workers_end(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
     out = tmp_path / "set"
     arguments = ["--count", "390", "--workers", "2", "--out", str(out)]
     first = subprocess.Popen([*COMMAND, *SMALL, *arguments], stderr=subprocess.DEVNULL)
+    request.addfinalizer(first.wait)
+    request.addfinalizer(first.kill)
     wait_until(lambda: len(list(out.glob("range/*.png"))) >= 2)
     again = ["render", "rooms_pinhole", "--split", "val", *SMALL, "--workers", "1",
              "--count", "20", "--out", str(out)]  # fmt: skip
@@ -52,7 +54,7 @@ def test_a_killed_rendering_is_resumed_and_its_workers_end(
     assert main([*again, "--json"]) == 0
     done = json.loads(capsys.readouterr().out)
     assert (done["frames"], done["damaged"]) == (20, 0)
-    assert done["rendered"] < 20
+    assert done["rendered"] <= 18
     assert (out / "index.json").exists()
     assert not [path for path in out.rglob(".*") if path.name != ".lock"]
     assert main(again) == 0
