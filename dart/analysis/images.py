@@ -97,7 +97,8 @@ def _select(
 def _read_kept(cache: Path, wanted: Mapping[str, Sequence[str] | None]) -> dict[str, Any]:
     with pq.ParquetFile(cache) as file:
         selected = _select(_words(file), wanted)
-    return _to_columns(pq.read_table(cache, filters=selected))
+    # Kept files are never written to, so they can be read where they lie.
+    return _to_columns(pq.read_table(cache, filters=selected, memory_map=True, pre_buffer=False))
 
 
 def _to_columns(images: pa.Table) -> dict[str, Any]:

@@ -218,3 +218,65 @@ def test_reading_results_needs_neither_torch_nor_mlflow() -> None:
         "sys.exit(bool({'torch', 'mlflow', 'timm', 'optuna'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_choice_of_metrics_is_the_same_rows(results: Path) -> None:
+    whole = load_study("toy", results=results)
+    cached = load_study("toy", results=results, metrics=["delta1"], splits=["test"])
+    for old in (results / "studies/toy").glob(".per_image-*"):
+        old.unlink()
+    fresh = load_study("toy", results=results, metrics=["delta1"], splits=["test"])
+    pd.testing.assert_frame_equal(cached, fresh)
+    chosen = whole[(whole["metric"] == "delta1") & (whole["split"] == "test")]
+    pd.testing.assert_frame_equal(cached, chosen.reset_index(drop=True))
+    assert load_study("toy", results=results, metrics=["rmse"]).empty
+
+
+def test_a_run_made_anew_is_read_anew(results: Path) -> None:
+    load_study("toy", results=results)
+    path = results / "runs" / TOY[0].key[:16] / "per_image.parquet"
+    errors = pd.read_parquet(path).assign(after=9.0)
+    path.unlink()
+    errors.to_parquet(path)
+    daa = load_study("toy", results=results).query("variant == 'daa' and seed == 0")
+    assert set(daa["after"]) == {9.0}
+
+
+@pytest.mark.parametrize("size", [0, 4, 1000])
+def test_a_cache_cut_short_is_made_anew(results: Path, size: int) -> None:
+    first = load_study("toy", results=results)
+    (cache,) = (results / "studies" / "toy").glob(".per_image-*.parquet")
+    cache.write_bytes(cache.read_bytes()[:size])
+    pd.testing.assert_frame_equal(load_study("toy", results=results), first)
+    pd.testing.assert_frame_equal(load_study("toy", results=results), first)
+
+
+def test_many_readers_at_once_agree_and_leave_one_file(results: Path) -> None:
+    program = (
+        "import sys; from dart.analysis import load_study\n"
+        "print(round(load_study('toy', results=sys.argv[1])['after'].sum(), 9))"
+    )
+    readers = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(results)], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(4)
+    ]
+    sums = {reader.communicate()[0] for reader in readers}
+    assert len(sums) == 1
+    assert float(sums.pop()) == pytest.approx(load_study("toy", results=results)["after"].sum())
+    assert len(list((results / "studies" / "toy").glob(".per_image-*"))) == 1
+
+
+def test_results_on_a_disk_that_is_only_read_are_read(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("Read-only file system")
+
+    expected = load_study("toy", results=results)
+    for old in (results / "studies/toy").glob(".per_image-*"):
+        old.unlink()
+    monkeypatch.setattr("pyarrow.parquet.ParquetWriter", refuse)  # root may write anywhere
+    pd.testing.assert_frame_equal(load_study("toy", results=results), expected)
+    assert not list((results / "studies/toy").glob(".per_image-*"))
