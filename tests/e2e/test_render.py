@@ -39,7 +39,9 @@ def test_a_killed_rendering_is_resumed_and_its_workers_end(
     first = subprocess.Popen([*COMMAND, *SMALL, *arguments], stderr=subprocess.DEVNULL)
     request.addfinalizer(first.wait)
     request.addfinalizer(first.kill)
-    wait_until(lambda: len(list(out.glob("range/*.png"))) >= 2)
+    journal = out / "journal.jsonl"
+    # Its header and two frames.
+    wait_until(lambda: journal.exists() and len(journal.read_text().splitlines()) >= 3)
     again = ["render", "rooms_pinhole", "--split", "val", *SMALL, "--workers", "1",
              "--count", "20", "--out", str(out)]  # fmt: skip
     assert main(again) == 2
