@@ -113,6 +113,9 @@ def _add_reading(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("image", type=Path)
     parser.add_argument("--camera", type=Path, required=True, help="file; see docs/cameras.md")
+    parser.add_argument("--name", help="which camera of a file with several, for example cam0")
+    parser.add_argument("--format", help="the file's format, if its content is not clear")
+    parser.add_argument("--size", metavar="HxW", help="the size that the file is for, if not in it")
     parser.add_argument("--checkpoint", default="rooms_small", help="shipped name or path")
     parser.add_argument("--out", type=Path, help="folder (default: beside the image)")
     parser.add_argument(

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dart.cameras import load_calibration
+from dart.commands.camera import check_image, parse_size, read_image
 from dart.commands.common import make_folder, print_json
 from dart.data.dataset import open_domain
 from dart.errors import UserError
@@ -19,6 +20,9 @@ from dart.models.depth_net import DepthNet
 from dart.pictures import draw_distance
 from dart.recipe import TrainingSpec
 from dart.training.freeze import count_trainable, set_trainable
+
+LONGEST_SIDE = 4096
+"""Pixels of a predicted picture; more would not fit into memory."""
 
 
 def check_device(options: Namespace) -> str:
@@ -46,21 +50,17 @@ def mean_errors(model: DepthNet, domain: str, split: str, device: torch.device) 
 
 def predict_image(options: Namespace) -> int:
     """Write the distance map of one photograph as a 16-bit PNG and as a colour picture."""
-    if not options.image.is_file():
-        raise UserError(f"{options.image}: no such image")
-    image = cv2.imread(str(options.image), cv2.IMREAD_COLOR_RGB)
-    if image is None:
-        raise UserError(f"{options.image}: not a readable image (PNG, JPEG or what OpenCV reads)")
-    camera = load_calibration(options.camera)
-    if camera.size != image.shape[:2]:
-        h, w = camera.size
-        raise UserError(
-            f"{options.camera} is the camera of {w}x{h} images, but {options.image} has "
-            f"{image.shape[1]}x{image.shape[0]}"
-        )
-    if options.width < 32:
-        raise UserError(f"--width {options.width}: expected at least 32 pixels")
+    image = read_image(options.image)
+    camera = load_calibration(
+        options.camera, format=options.format, name=options.name, size=parse_size(options.size)
+    )
+    check_image(camera, image.shape[:2], file=options.camera, image=options.image)
     size = (max(32, round(image.shape[0] * options.width / image.shape[1])), options.width)
+    if options.width < 32 or max(size) > LONGEST_SIDE:
+        raise UserError(
+            f"--width {options.width}: the picture would be {size[1]}x{size[0]} pixels; each side "
+            f"may have 32 to {LONGEST_SIDE}"
+        )
     image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
     camera = camera.resize(size)
     device = torch.device(check_device(options))
