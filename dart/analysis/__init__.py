@@ -4,5 +4,6 @@ Figures are in ``dart.analysis.figures``, imported apart because seaborn takes a
 """
 
 from dart.analysis.tables import load_runs, load_study, print_table, summarize, to_json
+from dart.analysis.verdicts import compare_study
 
-__all__ = ["load_runs", "load_study", "print_table", "summarize", "to_json"]
+__all__ = ["compare_study", "load_runs", "load_study", "print_table", "summarize", "to_json"]
