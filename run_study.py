@@ -62,6 +62,18 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--time-limit", metavar="SECONDS", type=_seconds, help="a run that takes longer has failed"
     )
+    workers = parser.add_argument_group("many runs at once, with Ray (pip install '.[ray]')")
+    workers.add_argument(
+        "--workers", metavar="N", type=_count_workers, default=1, help="runs at once"
+    )
+    workers.add_argument(
+        "--gpus-per-run",
+        metavar="SHARE",
+        type=_share,
+        default=0.0,
+        help="of an accelerator, as 0.25: four runs share one",
+    )
+    workers.add_argument("--address", metavar="HOST:PORT", help="of a cluster; default: start one")
     parser.add_argument(
         "--storage", metavar="URL", help="Optuna's database (default: SQLite in the study's folder)"
     )
@@ -76,6 +88,20 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
     return seconds
+
+
+def _count_workers(text: str) -> int:
+    count = int(text)
+    if not 1 <= count <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of workers")
+    return count
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not (0 <= share < 1 or share in range(1, 1025)):
+        raise argparse.ArgumentTypeError(f"{text} is neither a share below 1 nor a whole number")
+    return share
 
 
 def _stop(signum: int, _frame: FrameType | None) -> NoReturn:
@@ -159,10 +185,13 @@ def _plan_to_dict(study: Study, plan: Plan) -> dict[str, Any]:
 def _run(study: Study, results: Path, options: argparse.Namespace) -> int:
     # Slow to import, and --plan does without.
     from dart.commands.study_run import run_study
+    from dart.studies.executor import Cluster
     from dart.studies.failures import read_kinds
     from dart.studies.runner import Options
 
+    cluster = Cluster(options.workers, options.gpus_per_run, options.address)
     settings = Options(
+        cluster=None if cluster == Cluster() else cluster,
         only=tuple(options.only),
         retry=read_kinds(["all"] if options.retry_failed else []),
         device=options.device,

@@ -84,7 +84,9 @@ def _check_database(where: str, url: str, kind: str) -> None:
     try:
         engine = sqlalchemy.create_engine(url, connect_args=options)
         with engine.connect() as connection:
-            connection.execute(sqlalchemy.text("SELECT 1"))
+            # SQLite looks at its file only when it is asked for something in it.
+            question = "SELECT 1" if kind == "postgresql" else "SELECT 1 FROM sqlite_master"
+            connection.execute(sqlalchemy.text(question))
         engine.dispose()
     except (SQLAlchemyError, ValueError) as error:
         reason = getattr(error, "orig", None) or error

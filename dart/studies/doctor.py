@@ -5,6 +5,8 @@ Records of runs are never deleted: what cannot be read is moved to ``damaged/``.
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -78,20 +80,30 @@ def _remove(path: Path) -> Callable[[], None]:
 
 
 def _leftovers(results: Path) -> Iterator[Finding]:
-    for path in find_stale(results):
+    stale = find_stale(results)
+    for path in stale:
         text = "half-written by a process that no longer lives"
         yield Finding("orphaned_folder", path, text, _remove(path))
-    for folder in (results / "runs", *results.glob("studies/*")):
-        for path in sorted(folder.glob(".probe-*")):
-            yield Finding("leftover", path, "left by a process that died", _remove(path))
-    for path in sorted(results.glob("studies/*/.*.[0-9]*")):
-        owner = path.suffix.removeprefix(".")
-        if owner.isdigit() and not is_alive(int(owner)):
-            yield Finding("leftover", path, "left by a process that died", _remove(path))
+    yesterday = (datetime.now(UTC) - timedelta(days=1)).timestamp()
+    for path in sorted(set((results / "runs").glob(".tmp-*")) - set(stale)):
+        if path.stat().st_mtime < yesterday:  # by a worker on another machine, most likely
+            text = "half-written, and untouched for a day"
+            yield Finding("orphaned_folder", path, text, _remove(path))
+    probes = [*results.glob("runs/.probe-*"), *results.glob("studies/*/.probe-*")]
+    partial = [p for p in results.glob("studies/*/.*.[0-9]*") if _is_dead(p.suffix[1:])]
+    for path in sorted(probes + partial):
+        yield Finding("leftover", path, "left by a process that died", _remove(path))
+    yield from _locks(results)
+
+
+def _is_dead(owner: str) -> bool:
+    return owner.isdigit() and not is_alive(int(owner))
+
+
+def _locks(results: Path) -> Iterator[Finding]:
     for path in sorted(results.glob("studies/*/lock")):
         owner = path.read_text().strip()
-        is_free = find_holder(path.parent) is None
-        if owner.isdigit() and is_free and not is_alive(int(owner)):
+        if _is_dead(owner) and find_holder(path.parent) is None:
             text = f"names process {owner}, which no longer lives; the lock itself is free"
             yield Finding("dead_owner", path, text, lambda path=path: _empty(path))
 
@@ -174,7 +186,7 @@ def _tracking(results: Path, studies: list[Written], uri: str | None) -> Iterato
         try:
             known = read_statuses(uri or database_uri(results), study.name)
         except Exception as error:
-            mend = None if uri else lambda: _rebuild(database, studies)
+            mend = None if uri else lambda: _rebuild(database)
             yield Finding("mlflow_unusable", database, describe_refusal(results, uri, error), mend)
             return
         yield from _compare(study, known, uri)
@@ -206,6 +218,17 @@ def _sync_all(studies: list[Written], uri: str | None) -> None:
             sync_study(study, uri=uri)
 
 
-def _rebuild(database: Path, studies: list[Written]) -> None:
+def _rebuild(database: Path) -> None:
+    """Move a database away and write it anew.
+
+    Raises:
+        UserError: It cannot be written.
+    """
     _move(database, database.parent / "damaged")()
-    _sync_all(studies, None)
+    # A process of its own: MLflow keeps its hands on a database that it once opened.
+    command = [sys.executable, "-m", "dart.cli", "sync", "--all", "--results"]
+    done = subprocess.run(
+        [*command, str(database.parent)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise UserError(done.stderr.strip().removeprefix("error: ") or "dart sync failed")

@@ -64,8 +64,7 @@ def execute_study(study: Study, results: Path, *, reporter: Reporter, options: O
     try:
         with lock_study(folder), StopRequest() as stop:
             clean_stale(results)
-            executor = InlineExecutor(options.run, stop=stop, on_step=reporter.step)
-            with closing(executor):
+            with closing(_make_executor(options, stop, reporter)) as executor:
                 return _StudyRun(study, folder, executor, reporter=reporter, options=options).run()
     except BrokenPipeError:  # the terminal went away, not the disk
         raise
@@ -75,6 +74,15 @@ def execute_study(study: Study, results: Path, *, reporter: Reporter, options: O
         if classify(error) != "out_of_disk":  # as a database says it
             raise
         raise cannot_write(results, full_disk(results)) from None
+
+
+def _make_executor(options: Options, stop: StopRequest, reporter: Reporter) -> Executor:
+    if options.cluster is None:
+        return InlineExecutor(options.run, stop=stop, on_step=reporter.step)
+    # Ray is an extra, and takes a second to import.
+    from dart.studies.ray_executor import RayExecutor  # noqa: PLC0415
+
+    return RayExecutor(options.cluster, options.run)
 
 
 def _check_stores(options: Options) -> Options:

@@ -14,6 +14,18 @@ from dart.studies.worker import RunFunction, Task, load_run_function, run_task
 
 
 @dataclass(frozen=True)
+class Cluster:
+    """Where workers run and what each may use."""
+
+    workers: int = 1
+    """Runs at once."""
+    gpus_per_run: float = 0.0
+    """Share of an accelerator that a run gets; several runs share one where it is below 1."""
+    address: str | None = None
+    """A running cluster, as ``HOST:PORT`` or ``auto``; None starts one on this machine."""
+
+
+@dataclass(frozen=True)
 class Ending:
     """How a submitted task ended."""
 

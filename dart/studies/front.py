@@ -17,6 +17,8 @@ MOST = 4
 def find_front(runs: Iterable[tuple[str, Mapping[str, Any]]], metric: str) -> list[dict[str, Any]]:
     """Return the choices that are not dominated, best on the target first.
 
+    Only choices are compared that have as many finished seeds as any has.
+
     Args:
         runs: A choice's name, as ``daa trial 3``, and a record of it.
         metric: The study's.
@@ -28,6 +30,9 @@ def find_front(runs: Iterable[tuple[str, Mapping[str, Any]]], metric: str) -> li
             outcome = compare(domains, metric)
             point = (float(outcome["target_after"]), float(outcome["forgetting"]))
             measured.setdefault(name, []).append(point)
+    # One seed against the mean of three would compare luck.
+    most = max(map(len, measured.values()), default=0)
+    measured = {name: seeds for name, seeds in measured.items() if len(seeds) == most}
     sign = -1 if METRICS[metric].higher_is_better else 1
     points = {
         name: (sign * fmean(p[0] for p in seeds), fmean(p[1] for p in seeds))

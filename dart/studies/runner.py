@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from dart.studies.executor import Ending, Executor
+from dart.studies.executor import Cluster, Ending, Executor
 from dart.studies.failures import ATTEMPTS, Failure, describe_error, may_heal
+from dart.studies.folders import clean_stale
 from dart.studies.plan import Cell
 from dart.studies.progress import Reporter
 from dart.studies.records import KEY_LENGTH, read_result, run_folder
@@ -58,6 +59,8 @@ class Options:
     """A torch device."""
     time_limit: float | None = None
     """Seconds that one run may take."""
+    cluster: Cluster | None = None
+    """Workers that run at once; None runs in this process, one run after the other."""
     storage: str | None = None
     """Address of Optuna's database; a file in the study's folder where None."""
     tracking_uri: str | None = None
@@ -215,6 +218,8 @@ class _Batch:
     def _take(self, ending: Ending) -> None:
         cell, _ = self.running.pop(ending.task.key)
         failure = ending.lost
+        if failure is not None:
+            clean_stale(self.runner.results)
         if failure is not None and failure != "preempted":
             commit_failure(ending.task, failure, reason=ending.reason)
         result = read_result(self.runner.results, cell.key)

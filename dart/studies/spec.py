@@ -5,122 +5,26 @@ and the nearest match. Nothing here imports torch: ``--plan`` answers at once.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    Discriminator,
-    Field,
-    FiniteFloat,
-    Tag,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from dart.checkpoint_header import read_metadata, resolve_checkpoint
 from dart.comparison import ComparisonSpec
 from dart.data.domain_file import find_domain
 from dart.errors import UserError, did_you_mean
 from dart.recipe import ZERO_SHOT, Frozen, ProtocolSpec, TrainingSpec, is_domain_file
+from dart.studies.factors import Factors, Range, Values, no_repeats
+from dart.studies.mistakes import describe, reason
 from dart.studies.yaml_file import Place, YamlFile, read_yaml
 from dart.variants import VariantInfo, check_hyperparameters, scan_variants, unknown_variant
 
-Scalar = bool | int | float | str
 Objective = Literal["target", "forgetting"]
 Constraint = Literal["forgetting", "forgetting_relative"]
 Design = Literal["ofat", "factorial", "search"]
-
-
-def _check_number(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"must be a number, not {value!r}")
-    return value
-
-
-def _check_scalar(value: Any) -> Any:
-    if not isinstance(value, bool | int | float | str):
-        raise ValueError(f"must be a number, a text, true or false, not {value!r}")
-    return value
-
-
-Number = Annotated[Any, AfterValidator(_check_number)]
-
-
-class Range(Frozen):
-    """Every number from ``low`` to ``high``: for a search."""
-
-    low: Number
-    """Smallest value, allowed itself."""
-    high: Number
-    """Largest value, allowed itself."""
-    log: bool = False
-    """Sample the logarithm evenly."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.low >= self.high:
-            raise ValueError(f"low must be below high, but {self.low} >= {self.high}")
-        if self.log and self.low <= 0:
-            raise ValueError(f"low must be above 0 where log is true, not {self.low}")
-        return self
-
-    def allows(self, value: Scalar) -> bool:
-        """Say whether ``value`` lies in the range."""
-        return not isinstance(value, str) and self.low <= value <= self.high
-
-
-class Values(Frozen):
-    """One value, or several to compare."""
-
-    values: tuple[Annotated[Any, AfterValidator(_check_scalar)], ...]
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        if not self.values:
-            raise ValueError("the list is empty; give at least one value")
-        _no_repeats(self.values)
-        return self
-
-    def allows(self, value: Scalar) -> bool:
-        """Say whether ``value`` is one of the values."""
-        return value in self.values
-
-
-def _no_repeats(values: Iterable[Any]) -> None:
-    seen: list[Any] = []
-    for value in values:
-        if value in seen:
-            raise ValueError(f"{value!r} stands twice in the list")
-        seen.append(value)
-
-
-class _Listed(dict[str, Any]):
-    """Tells values that this module wrapped from a mapping that the user wrote."""
-
-
-def _as_factor(value: Any) -> Any:
-    if isinstance(value, Mapping | Range | Values):
-        return value
-    return _Listed(values=tuple(value) if isinstance(value, list) else (value,))
-
-
-def _kind_of(value: Any) -> str:
-    return "<values>" if isinstance(value, _Listed | Values) else "<range>"
-
-
-Factor = Annotated[
-    Annotated[Values, Tag("<values>")] | Annotated[Range, Tag("<range>")],
-    Discriminator(_kind_of),
-    BeforeValidator(_as_factor),
-]
-Factors = Annotated[
-    dict[str, Factor], BeforeValidator(lambda value: {} if value is None else value)
-]
 
 
 class Budget(Frozen):
@@ -136,7 +40,7 @@ class Budget(Frozen):
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        _no_repeats(self.seeds)
+        no_repeats(self.seeds)
         return self
 
 
@@ -183,7 +87,7 @@ class StudySpec(Frozen):
 
     @model_validator(mode="after")
     def _objectives_differ(self) -> Self:
-        _no_repeats(self.objectives)
+        no_repeats(self.objectives)
         return self
 
 
@@ -229,7 +133,7 @@ def load_spec(path: str | Path) -> Study:
     try:
         spec = StudySpec.model_validate(_join_files(file))
     except ValidationError as error:
-        raise UserError(_describe(error, file)) from None
+        raise UserError(describe(error, file, root=StudySpec, blocks=BLOCKS)) from None
     known = _check_variants(spec, file)
     _check_search(spec, file)
     _check_design(spec, file)
@@ -317,7 +221,7 @@ def _check_search(spec: StudySpec, file: YamlFile) -> None:
             try:
                 TrainingSpec.model_validate(given | {name: value})
             except ValidationError as error:
-                raise UserError(f"{where}: {_reason(error.errors()[0])}, not {value!r}") from None
+                raise UserError(f"{where}: {reason(error.errors()[0])}, not {value!r}") from None
 
 
 def _check_design(spec: StudySpec, file: YamlFile) -> None:
@@ -327,68 +231,3 @@ def _check_design(spec: StudySpec, file: YamlFile) -> None:
             f"{file.where(ranges[0])}: a range needs 'design: search'; a design "
             f"'{spec.design}' runs lists of values"
         )
-
-
-MODELS: Mapping[str, type[BaseModel]] = {
-    "protocol": ProtocolSpec,
-    "training": TrainingSpec,
-    "budget": Budget,
-    "comparison": ComparisonSpec,
-}
-
-
-def _describe(error: ValidationError, file: YamlFile) -> str:
-    """Return one line for the first mistake that pydantic found, an unknown key before others.
-
-    A misspelt key is also a missing one, and it is the spelling that must be mended.
-    """
-    mistakes = error.errors(include_url=False)
-    unknown = [mistake for mistake in mistakes if mistake["type"] == "extra_forbidden"]
-    first = (unknown or mistakes)[0]
-    place = _place(first["loc"], file.content)
-    if not place:
-        return f"{file.where()}: {_reason(first)}"
-    *above, key = place
-    if first["type"] == "missing":
-        return f"{file.where(tuple(above))}: '{key}' is missing"
-    if first["type"] != "extra_forbidden":
-        shown = "" if first["type"] == "value_error" else f", not {_short(first['input'])}"
-        nearest = _nearest(first)
-        return f"{file.where(place)}: {_reason(first)}{shown}{nearest}"
-    inside = MODELS.get(str(place[0]), Range) if above else StudySpec
-    allowed = list(inside.model_fields)
-    return (
-        f"{file.where(place)}: unknown key '{key}'; allowed: {', '.join(allowed)}"
-        f"{did_you_mean(str(key), allowed)}"
-    )
-
-
-def _place(location: tuple[int | str, ...], content: Any) -> Place:
-    """Return pydantic's location without the marks that it adds for unions and keys."""
-    place: list[int | str] = []
-    for part in location:
-        if part in ("[key]", "<values>", "<range>", "values"):
-            continue
-        if isinstance(content, list) and isinstance(part, int) and part < len(content):
-            content = content[part]
-        elif isinstance(content, Mapping):
-            content = content.get(part)
-        elif isinstance(part, int):
-            continue  # a single value, which counts as a list of one
-        place.append(part)
-    return tuple(place)
-
-
-def _reason(error: Any) -> str:
-    text = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")
-    return " ".join(text.split())
-
-
-def _nearest(error: Any) -> str:
-    expected = re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected", "")))
-    return did_you_mean(str(error["input"]), expected)
-
-
-def _short(value: object) -> str:
-    text = " ".join(ascii(value).split())
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -5,6 +5,7 @@ As a program it runs a study with that stand-in in a process of its own, to be k
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ import pandas as pd
 from dart.metrics import compare
 from dart.recipe import ZERO_SHOT, Recipe
 from dart.studies.execute import Outcome, execute_study
+from dart.studies.executor import Cluster
 from dart.studies.failures import read_kinds
 from dart.studies.progress import PlainReporter
 from dart.studies.runner import Options
@@ -175,16 +177,52 @@ def run_toy(path: Path, results: Path, run: FakeRun | None = None, **options: An
         )
 
 
+class DyingRun(FakeRun):
+    """Kills its own process, in runs of seed 1 whose mark is not set yet.
+
+    Args:
+        times: How often that happens to a run.
+    """
+
+    def __init__(self, times: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.times = times
+
+    def __call__(self, recipe: Recipe, folder: Path, **options: Any) -> dict[str, Any]:
+        assert self.log is not None
+        marks = self.log.with_name(f"{recipe.key[:16]}.marks")
+        if recipe.seed == 1 and (not marks.exists() or marks.stat().st_size < self.times):
+            with marks.open("a") as file:
+                file.write("x")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(recipe, folder, **options)
+
+
 def main() -> int:
-    """Run STUDY into RESULTS, taking SECONDS a run; ``--track`` writes to MLflow."""
-    path, results, seconds, *flags = sys.argv[1:]
+    """Run STUDY into RESULTS, taking SECONDS a run.
+
+    ``--track`` writes to MLflow; ``--workers=N`` and ``--address=A`` run with Ray, and
+    ``--deaths=N`` kills the workers of seed 1 so often.
+    """
+    path, results, seconds, *rest = sys.argv[1:]
+    flags: dict[str, str] = {}
+    for flag in rest:
+        name, _, value = flag.lstrip("-").partition("=")
+        flags[name] = value
     log = Path(os.environ["DART_FAKE_LOG"])
+    run = FakeRun(seconds=float(seconds), log=log)
+    if "deaths" in flags:
+        run = DyingRun(int(flags["deaths"]), seconds=float(seconds), log=log)
+    cluster = None
+    if "workers" in flags:
+        cluster = Cluster(int(flags["workers"]), address=flags.get("address"))
     try:
         run_toy(
             Path(path),
             Path(results),
-            FakeRun(seconds=float(seconds), log=log),
-            track="--track" in flags,
+            run,
+            track="track" in flags,
+            cluster=cluster,
         )
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")

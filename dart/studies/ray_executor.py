@@ -1,0 +1,215 @@
+"""Workers of Ray, on this machine or a cluster: one task a run, decided on by one coordinator.
+
+Ray only carries tasks and says which died. A worker commits its record before it returns, so a
+lost answer loses nothing; what is tried again is the coordinator's decision, so Ray's own retries
+are off. All machines see the results folder under the same path.
+"""
+
+import importlib.util
+import os
+import socket
+import time
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+# Ray reads it when it is imported: nothing leaves the machine.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+from dart.errors import Stopped, UserError
+from dart.studies.executor import Cluster, Ending
+from dart.studies.failures import Failure, classify, describe_error
+from dart.studies.stopping import StopRequest
+from dart.studies.worker import RunFunction, Task, load_run_function, run_task
+
+GRACE = 30.0
+"""Seconds that workers get to end by themselves before they are killed."""
+
+PASSED = ("OMP_NUM_THREADS", "MPLBACKEND", "MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK")
+
+
+def work(task: Task, function: RunFunction | None, gpus: float) -> dict[str, Any]:
+    """Execute a task in a worker: return how it ended, once its record is on disk."""
+    with StopRequest() as stop:
+        try:
+            if task.device.startswith("cuda") and 0 < gpus < 1 and not task.alone:
+                limit_memory(gpus)
+            run = function or load_run_function(task.device)
+            run_task(task, run, on_step=lambda done, steps, _loss: stop.step(done, steps))
+            return {}
+        except Stopped as error:
+            return {"lost": "preempted", "reason": f"signal {error.signum}"}
+        except OSError as error:
+            return {"error": [error.errno, error.strerror, str(error.filename or task.results)]}
+        except UserError as error:
+            return {"refused": str(error)}
+
+
+def limit_memory(gpus: float) -> None:
+    """Keep a process to its share of the accelerator's memory, which Ray only counts."""
+    import torch  # noqa: PLC0415
+
+    torch.cuda.set_per_process_memory_fraction(min(1.0, gpus))
+
+
+class RayExecutor:
+    """Runs up to ``workers`` tasks at once in processes of Ray.
+
+    Args:
+        cluster: Where, how many and what each may use.
+        function: In the place of ``dart.protocol.run_recipe``.
+    """
+
+    def __init__(self, cluster: Cluster, function: RunFunction | None = None) -> None:
+        self.cluster = cluster
+        self.function = function
+        self.slots = cluster.workers
+        self.running: dict[Any, tuple[Task, float]] = {}
+
+    @cached_property
+    def ray(self) -> Any:
+        """Ray, started when the first run needs it."""
+        return start_ray(self.cluster)
+
+    @cached_property
+    def remote(self) -> Any:
+        """The function that Ray runs in workers, which stay warm between runs."""
+        return self.ray.remote(max_retries=0, num_cpus=1, scheduling_strategy="SPREAD")(work)
+
+    def submit(self, task: Task) -> None:
+        """Hand the task to Ray.
+
+        Raises:
+            UserError: Ray is not installed, or there is no cluster at the address.
+        """
+        gpus = self.cluster.gpus_per_run
+        share = self.remote.options(
+            num_gpus=float(1 if task.alone and gpus else gpus),
+            name=f"dart-{task.recipe.variant}-{task.key[:16]}",
+        )
+        self.running[share.remote(task, self.function, gpus)] = (task, time.monotonic())
+
+    def wait_any(self) -> list[Ending]:
+        """Wait until a task ended, was lost, or hangs beyond its time limit."""
+        while True:
+            done, _ = self.ray.wait(list(self.running), num_returns=1, timeout=1.0)
+            done += [reference for reference in self._hanging() if reference not in done]
+            if done:
+                return [self._take(reference) for reference in done]
+
+    def _hanging(self) -> list[Any]:
+        """Kill what did not heed its own time limit, as a kernel that hangs does not."""
+        now = time.monotonic()
+        hanging = [
+            reference
+            for reference, (task, begun) in self.running.items()
+            if task.time_limit is not None and now - begun > task.time_limit + GRACE
+        ]
+        for reference in hanging:
+            self.ray.cancel(reference, force=True)
+        return hanging
+
+    def _take(self, reference: Any) -> Ending:
+        task, begun = self.running.pop(reference)
+        over = task.time_limit is not None and time.monotonic() - begun > task.time_limit + GRACE
+        try:
+            answer = self.ray.get(reference)
+        except self.ray.exceptions.RayError as error:
+            failure: Failure = "time_limit" if over else _name_loss(error)
+            return Ending(task, failure, describe_error(error).splitlines()[0])
+        if "refused" in answer:
+            raise UserError(answer["refused"])
+        if "error" in answer:
+            raise OSError(*answer["error"])
+        return Ending(task, answer.get("lost"), answer.get("reason", ""))
+
+    def cancel(self) -> None:
+        """Ask workers to stop after their step, and kill those that do not."""
+        if not self.running:
+            return
+        for reference in self.running:
+            with suppress(self.ray.exceptions.RayError, TypeError):
+                self.ray.cancel(reference)  # raises Ctrl-C in the worker
+        waiting = list(self.running)
+        with suppress(self.ray.exceptions.RayError):
+            _, waiting = self.ray.wait(waiting, num_returns=len(waiting), timeout=GRACE)
+        for reference in waiting:
+            with suppress(self.ray.exceptions.RayError, TypeError):
+                self.ray.cancel(reference, force=True)
+        self.running = {}
+
+    def close(self) -> None:
+        """Leave the cluster; one that was started here ends."""
+        if "ray" in vars(self):
+            self.ray.shutdown()
+
+
+def _name_loss(error: Exception) -> Failure:
+    name = type(error).__name__
+    if name in ("NodeDiedError", "TaskCancelledError"):
+        return "preempted"
+    if name == "OutOfMemoryError":
+        return "out_of_memory"
+    if name in ("WorkerCrashedError", "LocalRayletDiedError", "ObjectLostError", "OwnerDiedError"):
+        return "crashed"
+    return classify(error)
+
+
+def start_ray(cluster: Cluster) -> Any:
+    """Return Ray, connected.
+
+    Raises:
+        UserError: It is not installed, or there is no cluster at the address.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise UserError(
+            "--workers: more than one needs Ray; install it with: pip install 'dart-ablation[ray]'"
+        )
+    import ray  # noqa: PLC0415
+
+    if cluster.address is not None:
+        _check_address(cluster.address)
+    logging = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        if cluster.address is None:
+            # `local`: without it Ray attaches to whatever cluster was left on the machine.
+            ray.init(
+                address="local",
+                num_cpus=cluster.workers,
+                include_dashboard=False,
+                runtime_env={"env_vars": _environment()},
+                **logging,
+            )
+        else:
+            ray.init(address=cluster.address, runtime_env={"env_vars": _environment()}, **logging)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        where = cluster.address or "this machine"
+        raise UserError(f"--address {where}: no cluster of Ray can be used: {reason}") from None
+    return ray
+
+
+def _check_address(address: str) -> None:
+    """Refuse an address where nothing listens; Ray itself would wait for minutes."""
+    if address == "auto" or "://" in address:
+        return
+    host, colon, port = address.rpartition(":")
+    try:
+        if not colon or not port.isdigit():
+            raise ValueError("expected HOST:PORT or auto")
+        with socket.create_connection((host, int(port)), timeout=5):
+            pass
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(f"--address {address}: no cluster of Ray answers there: {error}") from None
+
+
+def _environment() -> dict[str, str]:
+    """Return what workers need of this process's environment."""
+    root = Path(__file__).parents[2]
+    paths = [str(root), str(Path.cwd()), os.environ.get("PYTHONPATH", "")]
+    wanted = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    passed = [
+        n for n in os.environ if n.startswith("DART_") or n in ("OMP_NUM_THREADS", "MPLBACKEND")
+    ]
+    return wanted | {name: os.environ[name] for name in passed}
