@@ -15,9 +15,10 @@ from rich.table import Table
 
 from dart.commands.common import create_progress, make_folder, print_json
 from dart.commands.reading import check_device, mean_errors
+from dart.data.domain_file import find_domain
 from dart.data.sets import open_dataset
 from dart.data.sets.base import DepthDataset
-from dart.domains import SPLITS, check_domain
+from dart.domains import SPLITS
 from dart.errors import UserError, did_you_mean
 from dart.evaluation import (
     NOT_MEASURED,
@@ -31,6 +32,7 @@ from dart.metrics import METRICS
 from dart.models.checkpoint import load_checkpoint
 from dart.pictures import draw_sheet
 from dart.provenance import describe_environment
+from dart.recipe import domain_label
 
 _DOMAINS = ("rooms_pinhole", "rooms_fisheye", "rooms_stereographic")
 _SHOWN = {"abs_rel": "AbsRel", "delta1": "delta1", "rmse": "RMSE [m]", "si_log": "SILog"}
@@ -78,8 +80,8 @@ def _evaluate_domains(options: Namespace) -> int:
     model = load_checkpoint(options.checkpoint).to(device)
     means = {}
     for domain in options.domains or _DOMAINS:
-        check_domain(domain)
-        means[domain] = mean_errors(model, domain, split, device)
+        find_domain(domain)
+        means[domain_label(domain)] = mean_errors(model, domain, split, device)
     if options.json:
         print_json({"checkpoint": options.checkpoint, "split": split, "domains": means})
         return 0
