@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 
+from dart.analysis.verdict_tables import to_frame
 from dart.analysis.verdicts import compare_study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,7 +87,7 @@ def main() -> int:
     status = subprocess.run(command, env=environment, check=False).returncode
     if status:
         return status
-    table = compare_study(STUDY, results=options.results).to_frame()
+    table = to_frame(compare_study(STUDY, results=options.results))
     print(table.to_string())
     claims = table["verdict"].isin(["better", "worse", "trade-off"]).sum()
     print(f"{claims} of {options.names} names are claimed to differ; at most 1 is expected")

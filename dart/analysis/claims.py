@@ -21,6 +21,8 @@ LEGEND: dict[Verdict, str] = {
     "inconclusive": "none of these is shown; that is not the same as no difference",
 }
 
+SLIGHT = "; the gain is real but too small to matter in practice, by what the study declared"
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -42,7 +44,8 @@ def decide(adaptation: Evidence, forgetting: Evidence, *, alpha: float) -> tuple
         loss = 0  # more, but by less than the margin: the study declared that this is none
     words = f"{_say_gain(gain)}; {_say_loss(loss, kept=kept)}"
     if gain > 0 and kept:
-        return "better", words
+        slight = adaptation.difference.lies_within(adaptation.margin, alpha=alpha)
+        return "better", f"{words}{SLIGHT if slight else ''}"
     if gain * loss > 0:
         return "trade-off", words
     if gain < 0 or loss > 0:

@@ -321,6 +321,15 @@ def test_the_claim_rule(gain: Evidence, loss: Evidence, word: str) -> None:
     assert "no difference" not in reason.replace("no difference shown", "")
 
 
+def test_a_gain_too_small_to_matter_is_called_so() -> None:
+    kept = _evidence(0.0, 0.005, p=1.0)
+    _, large = decide(_evidence(0.05, 0.005, p=0.001), kept, alpha=0.05)
+    verdict, small = decide(_evidence(0.01, 0.002, p=0.001), kept, alpha=0.05)  # margin 0.02
+    assert verdict == "better"
+    assert "too small to matter in practice" in small
+    assert "too small" not in large
+
+
 def test_a_missing_interval_is_no_verdict() -> None:
     gain = _evidence(0.05, 0.005, p=0.001)
     blind = replace(gain, difference=Estimate(0.0, *[math.nan] * 5, reason="one seed"))
