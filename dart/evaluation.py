@@ -13,12 +13,12 @@ Axis letters: ``h w`` pixels of the truth, ``n`` its valid pixels.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from torch.nn import functional as F
 
@@ -178,7 +178,7 @@ def predict_distance(
     return full[0, 0].cpu().numpy()
 
 
-def thin(valid: ndarray[Any, Any], limit: int) -> tuple[ndarray[Any, Any], ndarray[Any, Any]]:
+def thin(valid: Bool[ndarray, "h w"], limit: int) -> tuple[Int[ndarray, " n"], Int[ndarray, " n"]]:
     """Return rows and columns of about ``limit`` valid pixels, as a nearest resize keeps them."""
     share = min(1.0, (limit / max(1, int(valid.sum()))) ** 0.5)
     rows, columns = (
@@ -295,7 +295,7 @@ class Evaluator:
     def _clouds(
         self,
         lens: _Lens,
-        valid: ndarray[Any, Any],
+        valid: Bool[ndarray, "h w"],
         predicted: Float[ndarray, " n"],
         true: Float[ndarray, " n"],
     ) -> dict[str, float]:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 TOLERANCE = 0.01
@@ -73,7 +73,7 @@ def plane_shares(
 
 
 def _largest_plane(
-    directions: Float[ndarray, "n 3"], inverse: Float[ndarray, " n"], triples: ndarray[Any, Any]
+    directions: Float[ndarray, "n 3"], inverse: Float[ndarray, " n"], triples: Int[ndarray, "t 3"]
 ) -> float:
     """Return the share of points on the plane through three of them that holds the most."""
     corners = directions[triples]
