@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from dart.errors import TimeLimit, UserError
-from dart.provenance import describe_environment
+from dart.provenance import describe_environment, save_changes
 from dart.recipe import Recipe
 from dart.studies.failures import Failure, classify, describe_error
 from dart.studies.folders import commit_run, describe_files, full_disk, open_run
@@ -93,6 +93,7 @@ def run_task(
     """
     folder = open_run(task.results, task.key)
     try:
+        save_changes(task.results)
         result = _attempt(task, function, folder, on_step)
         _write_json(folder / "result.json", result | {"files": describe_files(folder)})
         commit_run(folder, task.results, task.key)
