@@ -143,7 +143,7 @@ def draw_sheet(rows: Sequence[SheetRow], path: Path, *, titles: Sequence[str]) -
     figure = Figure(figsize=(width, sum(heights) + 0.4), dpi=90, layout="constrained")
     grid = figure.subplots(len(rows), len(titles), squeeze=False, height_ratios=heights)
     for cells, row in zip(grid, rows, strict=True):
-        _draw_row(figure, cells, row)
+        _draw_row(figure, list(cells), row)
         for axes in cells:
             axes.set_xticks([])
             axes.set_yticks([])
