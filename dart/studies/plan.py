@@ -5,16 +5,26 @@ Whether a cell has run is read from the folder that its key names; there is no o
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dart.checkpoint_header import hash_checkpoint, resolve_checkpoint
 from dart.data.domain_file import fingerprint
 from dart.errors import UserError
-from dart.recipe import ZERO_SHOT, ProtocolSpec, Recipe, TrainingSpec, canonical_hash
+from dart.recipe import (
+    ZERO_SHOT,
+    ProtocolSpec,
+    Recipe,
+    TrainingSpec,
+    canonical_hash,
+    domain_label,
+)
+from dart.studies.design import describe, fractional_design
+from dart.studies.factors import Scalar, Values
+from dart.studies.model import FactorName, Kind
 from dart.studies.records import (
     State,
     check_folder,
@@ -23,13 +33,13 @@ from dart.studies.records import (
     read_result,
     state_of,
 )
-from dart.studies.spec import Study, Values
+from dart.studies.spec import Study, resolve_setting, variants_of
 from dart.variants import VariantInfo, check_hyperparameters, scan_variants, unknown_variant
 
-Scalar = bool | int | float | str
-FactorName = tuple[Literal["hyperparameters", "training"], str]
 Choice = Mapping[FactorName, Scalar]
 MAX_CELLS = 100_000
+JOINT = "all variants"
+"""Stands for the variant where one search is over all of them."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,8 @@ class Cell:
     """Counts a variant's choices of hyperparameters, from 0."""
     training: Mapping[str, Scalar] = field(default_factory=dict)
     """Fields of ``training`` that differ between trials."""
+    protocol: Mapping[str, Scalar] = field(default_factory=dict)
+    """Fields of ``protocol`` that differ between trials."""
 
     @cached_property
     def key(self) -> str:
@@ -54,7 +66,7 @@ class Cell:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the cell's entry in ``cells.json``."""
-        return {
+        entry = {
             "key": self.key,
             "variant": self.recipe.variant,
             "hyperparameters": self.recipe.hyperparameters,
@@ -62,6 +74,7 @@ class Cell:
             "seed": self.recipe.seed,
             "trial": self.trial,
         }
+        return entry | ({"protocol": dict(self.protocol)} if self.protocol else {})
 
 
 @dataclass(frozen=True)
@@ -152,21 +165,30 @@ class Planner:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        try:
-            self.resources = Resources.read(study.spec.protocol, study.checkpoint)
-        except UserError as error:
-            raise UserError(f"{study.file.where(('protocol',))}: {error}") from None
+        self._resources: dict[str, Resources] = {}
+        self._read(study.spec.protocol)
 
-    def zero_shot(self) -> Cell:
-        """Return the cell of the untouched network."""
-        spec = self.study.spec
+    def _read(self, protocol: ProtocolSpec) -> Resources:
+        """Return what the runs of a protocol read; files are read once."""
+        name = protocol.model_dump_json()
+        if name not in self._resources:
+            try:
+                checkpoint = resolve_checkpoint(protocol.pretrained)
+                self._resources[name] = Resources.read(protocol, checkpoint)
+            except UserError as error:
+                raise UserError(f"{self.study.file.where(('protocol',))}: {error}") from None
+        return self._resources[name]
+
+    def zero_shot(self, protocol: ProtocolSpec | None = None) -> Cell:
+        """Return the cell of the untouched network under a protocol, the study's own if None."""
+        protocol = protocol or self.study.spec.protocol
         recipe = resolve_recipe(
             None,
             {},
-            protocol=spec.protocol,
+            protocol=protocol,
             training=TrainingSpec(),
             seed=0,
-            resources=self.resources,
+            resources=self._read(protocol),
         )
         return Cell(recipe, 0)
 
@@ -178,21 +200,30 @@ class Planner:
             for name, factor in spec.variants[variant].items()
             if isinstance(factor, Values)
         }
-        overrides = {name: value for (kind, name), value in choice.items() if kind == "training"}
-        chosen = {name: value for (kind, name), value in choice.items() if kind != "training"}
-        training = TrainingSpec.model_validate(spec.training.model_dump() | overrides)
+        parts: dict[Kind, dict[str, Scalar]] = {
+            "hyperparameters": {},
+            "training": {},
+            "protocol": {},
+        }
+        for (kind, name), value in choice.items():
+            parts[kind][name] = value
+        training = spec.vary_training(parts["training"])
+        protocol = spec.vary_protocol(parts["protocol"])
+        resources = self._read(protocol)
+        labels = {name: _label(value) for name, value in parts["protocol"].items()}
         return [
             Cell(
                 resolve_recipe(
                     self.study.variants[variant],
-                    fixed | chosen,
-                    protocol=spec.protocol,
+                    fixed | parts["hyperparameters"],
+                    protocol=protocol,
                     training=training,
                     seed=seed,
-                    resources=self.resources,
+                    resources=resources,
                 ),
                 trial,
-                overrides,
+                parts["training"],
+                labels,
             )
             for seed in spec.budget.seeds
         ]
@@ -203,7 +234,7 @@ class Planner:
         Raises:
             UserError: There are more than ``MAX_CELLS``.
         """
-        cells = {(cell := self.zero_shot()).key: cell}
+        cells: dict[str, Cell] = {}
         for variant in self.study.spec.variants:
             for trial, choice in enumerate(list_choices(self.study, variant)):
                 for cell in self.cells(variant, choice, trial=trial):
@@ -211,7 +242,16 @@ class Planner:
                 if len(cells) > MAX_CELLS:
                     where = self.study.file.where(("variants",))
                     raise UserError(f"{where}: more than {MAX_CELLS} runs; use 'design: search'")
-        return list(cells.values())
+        return [*self._untouched(cells.values()), *cells.values()]
+
+    def _untouched(self, cells: Iterable[Cell]) -> list[Cell]:
+        """Return the untouched network under every protocol that the cells have."""
+        protocols = {id(self.study.spec.protocol): self.study.spec.protocol}
+        varied = {cell.recipe.protocol.model_dump_json(): cell.recipe.protocol for cell in cells}
+        if varied:
+            protocols = varied
+        found = [self.zero_shot(protocol) for protocol in protocols.values()]
+        return list({cell.key: cell for cell in found}.values())
 
     def recall(self, entries: Sequence[Mapping[str, Any]]) -> list[Cell]:
         """Return the cells of a search that were proposed earlier and still belong to the study.
@@ -239,34 +279,84 @@ class Planner:
         return self.cells(variant, choice, trial=entry["trial"])
 
 
+def _label(value: Scalar) -> Scalar:
+    """Return a domain's value without the folders of its file."""
+    return "+".join(map(domain_label, value.split("+"))) if isinstance(value, str) else value
+
+
 def factors_of(study: Study, variant: str) -> dict[FactorName, Any]:
-    """Return all that may vary for one variant: hyperparameters first, then training."""
-    spec = study.spec
+    """Return all that may vary for one variant: hyperparameters first, then what all share."""
     factors: dict[FactorName, Any] = {}
-    factors |= {("hyperparameters", name): value for name, value in spec.variants[variant].items()}
-    factors |= {("training", name): value for name, value in spec.search.items()}
-    return factors
+    for name, factor in study.spec.variants[variant].items():
+        factors["hyperparameters", name] = factor
+    return factors | study.spec.shared
 
 
 def list_choices(study: Study, variant: str) -> Iterator[Choice]:
     """Yield the choices that a variant's factors allow under the study's design.
 
-    ``factorial``: every combination. ``ofat``: the first value of every list, then each other
-    value alone. A ``search`` has none beforehand, unless nothing varies or its budget covers
-    every combination.
+    A ``search`` has none beforehand, unless nothing varies or its budget covers every combination.
     """
-    factors = factors_of(study, variant)
-    if study.spec.design == "search" and not is_exhaustive(study, variant):
+    spec = study.spec
+    if spec.design == "search" and not is_exhaustive(study, variant):
         return
-    values = {name: factor.values for name, factor in factors.items()}
-    if study.spec.design == "ofat":
-        base = {name: options[0] for name, options in values.items()}
-        yield base
-        for name, options in values.items():
-            yield from ({**base, name: option} for option in options[1:])
-        return
-    for combination in itertools.product(*values.values()):
-        yield dict(zip(values, combination, strict=True))
+    values = {name: factor.values for name, factor in factors_of(study, variant).items()}
+    match spec.design:
+        case "ofat":
+            yield from _one_at_a_time(values)
+        case "fractional":
+            yield from _fraction(study, values)
+        case "grid":
+            yield from _grid(study, variant, values)
+        case _:
+            for combination in itertools.product(*values.values()):
+                yield dict(zip(values, combination, strict=True))
+
+
+def _one_at_a_time(values: Mapping[FactorName, Sequence[Scalar]]) -> Iterator[Choice]:
+    """Yield the first value of every list, then each other value alone."""
+    base = {name: options[0] for name, options in values.items()}
+    yield base
+    for name, options in values.items():
+        yield from ({**base, name: option} for option in options[1:])
+
+
+def _varied(values: Mapping[FactorName, Sequence[Scalar]]) -> list[FactorName]:
+    return [name for name, options in values.items() if len(options) > 1]
+
+
+def _fraction(study: Study, values: Mapping[FactorName, Sequence[Scalar]]) -> Iterator[Choice]:
+    names = _varied(values)
+    base = {name: options[0] for name, options in values.items()}
+    design = fractional_design(len(names), **study.spec.fraction.model_dump())
+    for levels in design.levels():
+        chosen = {name: values[name][level] for name, level in zip(names, levels, strict=True)}
+        yield base | chosen
+
+
+def _grid(
+    study: Study, variant: str, values: Mapping[FactorName, Sequence[Scalar]]
+) -> Iterator[Choice]:
+    """Yield a variant's settings in their order, its own values alone if it has none."""
+    spec = study.spec
+    base = {name: options[0] for name, options in values.items()}
+    settings = [setting for setting in spec.settings if variant in variants_of(spec, setting)]
+    for setting in settings or [{}]:
+        yield base | resolve_setting(spec, variant, setting)
+
+
+def describe_design(study: Study) -> dict[str, list[str]]:
+    """Return variant -> lines on its design that a list of cells does not show."""
+    if study.spec.design != "fractional":
+        return {}
+    lines = {}
+    for variant in study.spec.variants:
+        values = {name: factor.values for name, factor in factors_of(study, variant).items()}
+        names = _varied(values)
+        design = fractional_design(len(names), **study.spec.fraction.model_dump())
+        if names:
+            lines[variant] = describe(design, [name for _, name in names])
+    return lines
 
 
 def search_identity(planner: Planner, variant: str) -> str:

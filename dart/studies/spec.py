@@ -4,107 +4,37 @@ A mistake is reported before anything runs, as one line with file, line, place, 
 and the nearest match. Nothing here imports torch: ``--plan`` answers at once.
 """
 
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any
 
-from pydantic import Field, FiniteFloat, ValidationError, model_validator
+from pydantic import ValidationError
 
 from dart.checkpoint_header import read_metadata, resolve_checkpoint
-from dart.comparison import ComparisonSpec
 from dart.data.domain_file import find_domain
 from dart.errors import UserError, did_you_mean
-from dart.recipe import ZERO_SHOT, Frozen, ProtocolSpec, TrainingSpec, is_domain_file
-from dart.studies.factors import Factors, Range, Values, no_repeats
+from dart.recipe import ZERO_SHOT, ProtocolSpec, TrainingSpec, is_domain_file
+from dart.studies.design import fractional_design
+from dart.studies.factors import Range, Scalar, Values
 from dart.studies.mistakes import describe, reason
+from dart.studies.model import BLOCKS, PROTOCOL_FACTORS, FactorName, StudySpec, ranges_in
 from dart.studies.yaml_file import Place, YamlFile, read_yaml
 from dart.variants import VariantInfo, check_hyperparameters, scan_variants, unknown_variant
 
-Objective = Literal["target", "forgetting"]
-Constraint = Literal["forgetting", "forgetting_relative"]
-Design = Literal["ofat", "factorial", "search"]
-
-
-class Budget(Frozen):
-    """What every variant may spend."""
-
-    trials: int = Field(default=8, ge=1, le=10_000)
-    """Choices of hyperparameters a variant gets in a search; other designs run every choice."""
-    seeds: Annotated[
-        tuple[Annotated[int, Field(ge=0, lt=2**32)], ...],
-        Field(min_length=1, strict=False),
-    ] = (0,)
-    """Each trial is run once with each."""
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        no_repeats(self.seeds)
-        return self
-
-
-class StudySpec(Frozen):
-    """One question, as a study file asks it."""
-
-    question: str = ""
-    """What the study is to answer, in one sentence."""
-    baseline: str = ""
-    """The variant that every other is compared with; the first one unless given."""
-    variants: dict[str, Factors] = Field(min_length=1)
-    """Variant -> hyperparameter -> a value, a list of values or a range."""
-    protocol: ProtocolSpec = ProtocolSpec()
-    """Network, domains and metric: the same for all variants."""
-    training: TrainingSpec = TrainingSpec()
-    """How every variant is trained."""
-    search: Factors = Field(default={})
-    """Fields of ``training`` that differ between trials."""
-    objectives: Annotated[tuple[Objective, ...], Field(min_length=1, strict=False)] = (
-        "target",
-        "forgetting",
-    )
-    """What a search minimises."""
-    constraints: dict[Constraint, FiniteFloat] = Field(default={}, strict=False)
-    """The largest value that a trial may reach to count as feasible."""
-    design: Design
-    """``ofat``: one factor at a time; ``factorial``: every combination; ``search``: Optuna."""
-    budget: Budget = Budget()
-    """Trials and seeds."""
-    comparison: ComparisonSpec = ComparisonSpec()
-    """Levels and margins of the verdicts."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _defaults(cls, content: Any) -> Any:
-        if not isinstance(content, Mapping):
-            return content
-        content = dict(content)
-        variants = content.get("variants")
-        if isinstance(variants, Mapping) and variants:
-            content.setdefault("baseline", next(iter(variants)))
-        content.setdefault("design", "search" if _ranges(content) else "factorial")
-        return content
-
-    @model_validator(mode="after")
-    def _objectives_differ(self) -> Self:
-        no_repeats(self.objectives)
-        return self
-
-
-def _ranges(content: Mapping[str, Any]) -> list[Place]:
-    """Return the place of every range in a study that may yet be malformed."""
-    variants = content.get("variants")
-    blocks: dict[Place, Any] = {}
-    if isinstance(variants, Mapping):
-        blocks |= {("variants", name): factors for name, factors in variants.items()}
-    blocks["search",] = content.get("search")
-    return [
-        (*place, name)
-        for place, factors in blocks.items()
-        if isinstance(factors, Mapping)
-        for name, value in factors.items()
-        if isinstance(value, Mapping | Range)
-    ]
+ONLY_FOR = {
+    "settings": "grid",
+    "fraction": "fractional",
+    "sampler": "search",
+    "joint": "search",
+    "reference": "search",
+    "pruning": "search",
+}
+"""Key of a study -> the design that alone reads it."""
+MAX_PROTOCOLS = 64
+DOMAIN_FIELDS = ("source", "target", "held_out")
 
 
 @dataclass(frozen=True)
@@ -135,36 +65,59 @@ def load_spec(path: str | Path) -> Study:
     except ValidationError as error:
         raise UserError(describe(error, file, root=StudySpec, blocks=BLOCKS)) from None
     known = _check_variants(spec, file)
-    _check_search(spec, file)
+    _check_shared(spec, file)
     _check_design(spec, file)
+    _check_protocols(spec, file)
+    checkpoint = _check_checkpoint(spec.protocol, file.where(("protocol", "pretrained")))
+    return Study(name, file, spec, known, checkpoint)
+
+
+def _check_protocols(spec: StudySpec, file: YamlFile) -> None:
     for place, domain in _domains(spec.protocol):
         find_domain(spec.protocol.locate(domain), where=file.where(place))
+    for protocol in _list_protocols(spec, file):
+        if protocol is not spec.protocol:
+            where = file.where(("factors",) if spec.design != "grid" else ("settings",))
+            for _, domain in _domains(protocol):
+                find_domain(protocol.locate(domain), where=where)
+            _check_checkpoint(protocol, where)
+
+
+def _check_checkpoint(protocol: ProtocolSpec, where: str) -> Path:
     try:
-        checkpoint = resolve_checkpoint(spec.protocol.pretrained)
+        checkpoint = resolve_checkpoint(protocol.pretrained)
         kind = read_metadata(checkpoint)["kind"]
         if kind != "pretrained":
             raise UserError(f"checkpoint {checkpoint} is of kind '{kind}'; allowed: 'pretrained'")
     except UserError as error:
-        raise UserError(f"{file.where(('protocol', 'pretrained'))}: {error}") from None
-    return Study(name, file, spec, known, checkpoint)
+        raise UserError(f"{where}: {error}") from None
+    return checkpoint
 
 
 def _join_files(file: YamlFile) -> dict[str, Any]:
     """Return the study with the paths of domain files, which are relative to it, joined to its."""
-    protocol = file.content.get("protocol")
-    if not isinstance(protocol, Mapping):
-        return file.content
+    content = file.content
 
     def join(name: Any) -> Any:
         if isinstance(name, list):
             return [join(item) for item in name]
         if isinstance(name, str) and is_domain_file(name):
-            return str((file.path.parent / name).resolve())
+            parts = [part.strip() for part in name.split("+")]
+            return "+".join(
+                str((file.path.parent / part).resolve()) if is_domain_file(part) else part
+                for part in parts
+            )
         return name
 
-    roles = ("source", "target", "held_out")
-    joined = {key: join(value) if key in roles else value for key, value in protocol.items()}
-    return {**file.content, "protocol": joined}
+    def join_in(block: Any) -> Any:
+        if not isinstance(block, Mapping):
+            return block
+        return {key: join(value) if key in DOMAIN_FIELDS else value for key, value in block.items()}
+
+    joined = {key: join_in(content[key]) for key in ("protocol", "factors") if key in content}
+    if isinstance(content.get("settings"), list):
+        joined["settings"] = [join_in(setting) for setting in content["settings"]]
+    return content | joined
 
 
 def _domains(protocol: ProtocolSpec) -> list[tuple[Place, str]]:
@@ -206,28 +159,179 @@ def _check_factor(
         raise UserError(f"{file.where(place)}: a range needs a number; give a list of values")
 
 
-def _check_search(spec: StudySpec, file: YamlFile) -> None:
-    fields = TrainingSpec.model_fields
-    given = spec.training.model_dump()
-    for name, factor in spec.search.items():
-        where = file.where(("search", name))
-        if name not in fields:
+def _check_shared(spec: StudySpec, file: YamlFile) -> None:
+    for block in ("factors", "search"):
+        for name, factor in getattr(spec, block).items():
+            _check_field(spec, name, factor, file.where((block, name)))
+    twice = sorted(set(spec.factors) & set(spec.search))
+    if twice:
+        raise UserError(f"{file.where(('search', twice[0]))}: stands in 'factors' already")
+
+
+def _check_field(spec: StudySpec, name: str, factor: Range | Values, where: str) -> None:
+    fields = [*TrainingSpec.model_fields, *PROTOCOL_FACTORS]
+    if name not in fields or name == "learning_rate_factors":
+        raise UserError(
+            f"{where}: no field of 'training' or 'protocol' that may vary; they are: "
+            f"{', '.join(fields)}{did_you_mean(name, fields)}"
+        )
+    if name in PROTOCOL_FACTORS:
+        if spec.design == "search":
             raise UserError(
-                f"{where}: 'training' has no such field; it has: "
-                f"{', '.join(fields)}{did_you_mean(name, fields)}"
+                f"{where}: a search compares trials under one protocol; use another design"
             )
-        values = factor.values if isinstance(factor, Values) else (factor.low, factor.high)
-        for value in values:
-            try:
-                TrainingSpec.model_validate(given | {name: value})
-            except ValidationError as error:
-                raise UserError(f"{where}: {reason(error.errors()[0])}, not {value!r}") from None
+        return
+    for value in factor.values if isinstance(factor, Values) else (factor.low, factor.high):
+        try:
+            spec.vary_training({name: value})
+        except ValidationError as error:
+            raise UserError(f"{where}: {reason(error.errors()[0])}, not {value!r}") from None
+
+
+def _list_protocols(spec: StudySpec, file: YamlFile) -> Iterator[ProtocolSpec]:
+    """Yield every protocol that a study uses.
+
+    Raises:
+        UserError: One of them is none, or there are too many.
+    """
+    changes = list(_protocol_changes(spec, file))
+    if len(changes) > MAX_PROTOCOLS:
+        raise UserError(f"{changes[0][0]}: more than {MAX_PROTOCOLS} protocols")
+    for where, values in changes:
+        try:
+            yield spec.vary_protocol(values)
+        except ValidationError as error:
+            told = ", ".join(f"{name} = {value}" for name, value in values.items())
+            raise UserError(f"{where}: {told}: {reason(error.errors()[0])}") from None
+
+
+def _protocol_changes(spec: StudySpec, file: YamlFile) -> Iterator[tuple[str, dict[str, Scalar]]]:
+    shared = {n: factor for (kind, n), factor in spec.shared.items() if kind == "protocol"}
+    for name, factor in shared.items():
+        if not isinstance(factor, Values):
+            raise UserError(f"{file.where(('factors', name))}: give a list of names")
+    where = file.where(("factors", next(iter(shared)))) if shared else ""
+    fixed = [factor.values for factor in shared.values()]
+    for values in itertools.islice(itertools.product(*fixed), MAX_PROTOCOLS + 1):
+        yield where, dict(zip(shared, values, strict=True))
+    for index, setting in enumerate(spec.settings):
+        given = {name: value for name, value in setting.items() if name in PROTOCOL_FACTORS}
+        if given:
+            first = {name: factor.values[0] for name, factor in shared.items()}
+            yield file.where(("settings", index)), first | given
 
 
 def _check_design(spec: StudySpec, file: YamlFile) -> None:
-    ranges = _ranges(dict(spec))
+    for key, design in ONLY_FOR.items():
+        if key in spec.model_fields_set and spec.design != design:
+            raise UserError(f"{file.where((key,))}: is read by 'design: {design}' alone")
+    ranges = ranges_in(dict(spec))
     if spec.design != "search" and ranges:
         raise UserError(
             f"{file.where(ranges[0])}: a range needs 'design: search'; a design "
             f"'{spec.design}' runs lists of values"
         )
+    checks = {"fractional": _check_fraction, "grid": _check_settings, "search": _check_search}
+    if spec.design in checks:
+        checks[spec.design](spec, file)
+
+
+def _lists(spec: StudySpec, variant: str) -> dict[Place, int]:
+    """Return place -> number of values of everything that varies for a variant."""
+    places = {("variants", variant, n): factor for n, factor in spec.variants[variant].items()}
+    places |= {(b, n): f for b in ("factors", "search") for n, f in getattr(spec, b).items()}
+    return {
+        place: len(factor.values)
+        for place, factor in places.items()
+        if isinstance(factor, Values) and len(factor.values) > 1
+    }
+
+
+def _check_fraction(spec: StudySpec, file: YamlFile) -> None:
+    for variant in spec.variants:
+        lists = _lists(spec, variant)
+        for place, count in lists.items():
+            if count != 2:
+                raise UserError(
+                    f"{file.where(place)}: a fractional design takes two values, not {count}"
+                )
+        try:
+            fractional_design(len(lists), **spec.fraction.model_dump())
+        except UserError as error:
+            where = file.where(("fraction",) if "fraction" in file.content else ("design",))
+            raise UserError(f"{where}: variant '{variant}': {error}") from None
+
+
+def _check_settings(spec: StudySpec, file: YamlFile) -> None:
+    if not spec.settings:
+        raise UserError(f"{file.where(('design',))}: a grid needs 'settings', a list of them")
+    for variant in spec.variants:
+        for place in _lists(spec, variant):
+            raise UserError(f"{file.where(place)}: a grid lists its values in 'settings'")
+    seen: list[tuple[str, dict[FactorName, Scalar]]] = []
+    for index, setting in enumerate(spec.settings):
+        where = file.where(("settings", index))
+        only = setting.get("variant", spec.baseline)
+        if not isinstance(only, str) or only not in spec.variants:
+            raise UserError(
+                f"{where}: {only!r} is not a variant of this study; it has: "
+                f"{', '.join(spec.variants)}{did_you_mean(str(only), spec.variants)}"
+            )
+        for variant in variants_of(spec, setting):
+            choice = resolve_setting(spec, variant, setting, where)
+            if (variant, choice) in seen:
+                raise UserError(f"{where}: stands in the list already")
+            seen.append((variant, choice))
+
+
+def variants_of(spec: StudySpec, setting: Mapping[str, Any]) -> list[str]:
+    """Return the variants that a setting of a grid is for: the one it names, or all."""
+    return [setting["variant"]] if "variant" in setting else list(spec.variants)
+
+
+def resolve_setting(
+    spec: StudySpec, variant: str, setting: Mapping[str, Any], where: str = ""
+) -> dict[FactorName, Scalar]:
+    """Return what a setting of a grid gives to the factors of a variant.
+
+    Raises:
+        UserError: A name or a value is not allowed.
+    """
+    info = scan_variants()[variant]
+    choice: dict[FactorName, Scalar] = {}
+    for name, value in setting.items():
+        if name == "variant":
+            continue
+        fields = [*TrainingSpec.model_fields, *PROTOCOL_FACTORS]
+        if name in info.hyperparameters or name not in fields:
+            check_hyperparameters(info, {name: value}, where=where)
+            choice["hyperparameters", name] = value
+            continue
+        _check_field(spec, name, Values(values=(value,)), where)
+        choice["training" if name in TrainingSpec.model_fields else "protocol", name] = value
+    return choice
+
+
+def _check_search(spec: StudySpec, file: YamlFile) -> None:
+    trials = spec.budget.trials
+    if spec.joint and trials < len(spec.variants):
+        raise UserError(
+            f"{file.where(('budget', 'trials'))}: {trials} trials are too few for a joint search "
+            f"of {len(spec.variants)} variants, each of which is tried once"
+        )
+    missing = [name for name in spec.objectives if spec.reference and name not in spec.reference]
+    if missing:
+        raise UserError(f"{file.where(('reference',))}: '{missing[0]}' is missing")
+    if spec.pruning is not None and spec.pruning.rungs[-1] >= _steps(spec):
+        raise UserError(
+            f"{file.where(('pruning', 'rungs'))}: the last rung, {spec.pruning.rungs[-1]}, is not "
+            f"below the {_steps(spec)} steps of training"
+        )
+
+
+def _steps(spec: StudySpec) -> int:
+    """Return the fewest steps that a trial may have."""
+    factor = (spec.factors | spec.search).get("steps")
+    if factor is None:
+        return spec.training.steps
+    return min(factor.values) if isinstance(factor, Values) else factor.low

@@ -100,7 +100,7 @@ MISTAKES = {
     "unknown metric": ("metric: delta1", "metric: absrel", ":11: protocol.metric: ", "'abs_rel'"),
     "missing checkpoint": ("CHECKPOINT", "rooms_smal", ":7: protocol.pretrained: ", "not exist"),
     "unknown group": ("[adapters]", "[adapter]", ":12: training.trainable[0]", "'adapters'?"),
-    "unknown search": ("  learning_rate:", "  lr:", ":14: search.lr: ", "it has: trainable"),
+    "unknown search": ("  learning_rate:", "  lr:", ":14: search.lr: ", "they are: trainable"),
     "search out of bounds": ("low: 1e-4", "low: 0", "search.learning_rate", "log is true"),
     "search below bounds": (
         "{low: 1e-4, high: 1.0e-2, log: true}",
@@ -117,7 +117,7 @@ MISTAKES = {
     "no trial": ("trials: 8", "trials: 0", ":17: budget.trials: ", "greater than or equal to 1"),
     "not a number": ("1e-3}", ".nan}", ":12: training.learning_rate: ", "not a finite number"),
     "range without search": ("question:", "design: ofat\nquestion:", "tuned.gate: ", "search"),
-    "unknown design": ("question:", "design: grid\nquestion:", ":1: design: ", "'factorial'"),
+    "unknown design": ("question:", "design: gird\nquestion:", ":1: design: ", "mean 'grid'?"),
     "key twice": ("budget:", "baseline: plain\nbudget:", ":17: ", "'baseline' stands twice"),
     "key that is no text": ("question:", "1: 2\nquestion:", ":1: ", "not text"),
     "bad syntax": ("[0, 1, 2]}", "[0, 1, 2", ":18: not valid YAML: ", "expected"),
