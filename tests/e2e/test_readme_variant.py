@@ -83,6 +83,6 @@ def test_the_file_is_in_the_projects_style() -> None:
 
 def test_the_camera_file_loads(tmp_path: Path) -> None:
     path = tmp_path / "camera.json"
-    path.write_text(_block("json", "A camera is a JSON or YAML file"))
+    path.write_text(_block("json", "a small JSON or YAML file of our own"))
     camera = load_camera(path)
     assert (camera.model, camera.size) == ("kannala_brandt", (480, 640))
