@@ -39,13 +39,15 @@ class Cell(_Model):
     hyperparameters: dict[str, Setting] = {}
     training: dict[str, Setting] = {}
     """Fields of the training that differ between trials."""
+    protocol: dict[str, Setting] = {}
+    """Fields of the protocol that differ between trials."""
     seed: int
     trial: int | str | None = None
 
     @property
     def settings(self) -> dict[str, Setting]:
         """All that may tell this run's trial from the variant's other trials."""
-        return self.hyperparameters | self.training
+        return self.hyperparameters | self.training | self.protocol
 
 
 class StudyRecord(_Model):

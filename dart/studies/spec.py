@@ -206,18 +206,19 @@ def _list_protocols(spec: StudySpec, file: YamlFile) -> Iterator[ProtocolSpec]:
 
 
 def _protocol_changes(spec: StudySpec, file: YamlFile) -> Iterator[tuple[str, dict[str, Scalar]]]:
-    shared = {n: factor for (kind, n), factor in spec.shared.items() if kind == "protocol"}
-    for name, factor in shared.items():
-        if not isinstance(factor, Values):
-            raise UserError(f"{file.where(('factors', name))}: give a list of names")
+    shared: dict[str, tuple[Scalar, ...]] = {}
+    for (kind, name), factor in spec.shared.items():
+        if kind == "protocol":
+            if not isinstance(factor, Values):
+                raise UserError(f"{file.where(('factors', name))}: give a list of names")
+            shared[name] = factor.values
     where = file.where(("factors", next(iter(shared)))) if shared else ""
-    fixed = [factor.values for factor in shared.values()]
-    for values in itertools.islice(itertools.product(*fixed), MAX_PROTOCOLS + 1):
+    for values in itertools.islice(itertools.product(*shared.values()), MAX_PROTOCOLS + 1):
         yield where, dict(zip(shared, values, strict=True))
     for index, setting in enumerate(spec.settings):
         given = {name: value for name, value in setting.items() if name in PROTOCOL_FACTORS}
         if given:
-            first = {name: factor.values[0] for name, factor in shared.items()}
+            first = {name: options[0] for name, options in shared.items()}
             yield file.where(("settings", index)), first | given
 
 
@@ -302,6 +303,8 @@ def resolve_setting(
     for name, value in setting.items():
         if name == "variant":
             continue
+        if not isinstance(value, Scalar):
+            raise UserError(f"{where}: '{name}' must be a number, a text, true or false")
         fields = [*TrainingSpec.model_fields, *PROTOCOL_FACTORS]
         if name in info.hyperparameters or name not in fields:
             check_hyperparameters(info, {name: value}, where=where)
