@@ -33,7 +33,8 @@ def test_a_sound_set_is_checked_and_drawn(
     assert report["opened"] == 3
     assert report["problems"] == []
     assert [path.name for path in out.iterdir()] == ["contact_sheet.png"]
-    assert Image.open(out / "contact_sheet.png").size[0] > 300
+    with Image.open(out / "contact_sheet.png") as sheet:
+        assert sheet.size[0] > 300
     assert main(command) == 0
     assert "no problem found" in capsys.readouterr().out
 
