@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from dart.errors import Stopped, UserError, did_you_mean
-from dart.studies.plan import Plan, make_plan
+from dart.studies.plan import Plan, describe_design, make_plan
 from dart.studies.spec import Study, load_spec
 
 EXIT = """\
@@ -121,11 +121,11 @@ def _check_only(only: list[str], study: Study) -> None:
 def _show_plan(study: Study, results: Path, options: argparse.Namespace) -> int:
     plan = make_plan(study, results, only=options.only)
     if options.json:
-        print(json.dumps(_plan_to_dict(study, plan), indent=1))
+        print(json.dumps(_plan_to_dict(study, plan, options), indent=1))
         return 0
     width = max(len(cell.recipe.variant) for cell in plan.cells)
     for cell, result, state in zip(plan.cells, plan.results, plan.states(), strict=True):
-        settings = {**cell.recipe.hyperparameters, **cell.training}
+        settings = {**cell.recipe.hyperparameters, **cell.training, **cell.protocol}
         shown = " ".join(f"{name}={value}" for name, value in settings.items())
         reason = f"  {result['reason']}" if result and state == "failed" else ""
         print(
@@ -138,7 +138,10 @@ def _show_plan(study: Study, results: Path, options: argparse.Namespace) -> int:
             print(
                 f"{'-':16}  missing  {variant:{width}}  {trials} trials to propose x {seeds} seeds"
             )
-    print(_plan_line(study, plan))
+    for variant, lines in describe_design(study).items():
+        for line in lines:
+            print(f"design of {variant}: {line}")
+    print(_plan_line(study, plan, options))
     return 0
 
 
@@ -153,17 +156,23 @@ def _count(study: Study, plan: Plan) -> dict[str, int]:
     }
 
 
-def _plan_line(study: Study, plan: Plan) -> str:
+def _plan_line(study: Study, plan: Plan, options: argparse.Namespace) -> str:
     count = _count(study, plan)
-    seconds = plan.seconds_left
-    left = "unknown until a run has finished" if seconds is None else f"about {seconds:.0f} s"
+    left = "unknown until a run has finished"
+    if plan.seconds_left is not None:
+        hours = plan.seconds_left / 3600
+        left = f"about {plan.seconds_left / options.workers:.0f} s"
+        if options.gpus_per_run or options.device != "cpu":
+            left += f", {hours * (options.gpus_per_run or 1):.2g} GPU-hours"
+        else:
+            left += f", {hours:.2g} CPU-hours"
     return (
         f"study {study.name} ({study.spec.design}): {count['runs']} runs, {count['done']} done, "
         f"{count['failed']} failed, {count['missing']} missing; time left: {left}"
     )
 
 
-def _plan_to_dict(study: Study, plan: Plan) -> dict[str, Any]:
+def _plan_to_dict(study: Study, plan: Plan, options: argparse.Namespace) -> dict[str, Any]:
     runs = []
     for cell, result, state in zip(plan.cells, plan.results, plan.states(), strict=True):
         run = {**cell.to_dict(), "state": state}
@@ -177,7 +186,9 @@ def _plan_to_dict(study: Study, plan: Plan) -> dict[str, Any]:
         "baseline": study.spec.baseline,
         **{f"num_{name}": value for name, value in _count(study, plan).items()},
         "trials_to_propose": dict(plan.open_trials),
-        "seconds_left": plan.seconds_left,
+        "design_notes": describe_design(study),
+        "seconds_left": plan.seconds_left and plan.seconds_left / options.workers,
+        "run_hours_left": plan.seconds_left and plan.seconds_left / 3600,
         "runs": runs,
     }
 
