@@ -6,10 +6,14 @@ are off. All machines see the results folder under the same path.
 """
 
 import importlib.util
+import logging
 import os
+import signal
 import socket
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +24,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 from dart.errors import Stopped, UserError
 from dart.studies.executor import Cluster, Ending
 from dart.studies.failures import Failure, classify, describe_error
-from dart.studies.stopping import StopRequest
+from dart.studies.stopping import SIGNALS, StopRequest
 from dart.studies.worker import RunFunction, Task, load_run_function, run_task
 
 GRACE = 30.0
@@ -156,6 +160,18 @@ def _name_loss(error: Exception) -> Failure:
     return classify(error)
 
 
+@contextmanager
+def keep_handlers() -> Iterator[None]:
+    """Give signals back to whoever heard them before: Ray takes SIGTERM for itself."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
 def start_ray(cluster: Cluster) -> Any:
     """Return Ray, connected.
 
@@ -170,19 +186,18 @@ def start_ray(cluster: Cluster) -> Any:
 
     if cluster.address is not None:
         _check_address(cluster.address)
-    logging = {"log_to_driver": False, "logging_level": "ERROR"}
+    options: dict[str, Any] = {"address": cluster.address}
+    if cluster.address is None:
+        # `local`: without it Ray attaches to whatever cluster was left on the machine.
+        options = {"address": "local", "num_cpus": cluster.workers, "include_dashboard": False}
     try:
-        if cluster.address is None:
-            # `local`: without it Ray attaches to whatever cluster was left on the machine.
+        with keep_handlers():
             ray.init(
-                address="local",
-                num_cpus=cluster.workers,
-                include_dashboard=False,
+                **options,
                 runtime_env={"env_vars": _environment()},
-                **logging,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
             )
-        else:
-            ray.init(address=cluster.address, runtime_env={"env_vars": _environment()}, **logging)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         where = cluster.address or "this machine"

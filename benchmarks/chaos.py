@@ -1,0 +1,245 @@
+"""Kills a study again and again, and looks whether anything was lost or done twice.
+
+    .venv/bin/python benchmarks/chaos.py --kills 100              # the study's own process
+    .venv/bin/python benchmarks/chaos.py --kills 100 --workers 2  # and workers of Ray
+
+A stand-in for training writes records whose numbers follow from the recipe, and its log tells what
+was begun. SIGKILL comes at random moments, drawn from ``--seed``; with workers half of the kills
+hit one of them. At the end every run must be there, with the numbers of an undisturbed study, each
+committed once: no committed record may ever change.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.helpers.study_engine import run_toy, write_study  # noqa: E402
+
+STUDY = """\
+variants: {{plain: {{}}, tuned: {{rank: {{low: 2, high: 64, log: true}}, gate: [0.0, 0.5, 1.0]}}}}
+baseline: plain
+budget: {{trials: {trials}, seeds: [0, 1]}}
+"""
+
+
+@dataclass
+class Chaos:
+    """One study, its killer, and what was seen."""
+
+    folder: Path
+    trials: int
+    seconds: float
+    workers: int
+    track: bool
+    random: random.Random
+    kills: dict[str, int] = field(default_factory=lambda: {"coordinator": 0, "worker": 0})
+    starts: int = 0
+    seen: dict[str, str] = field(default_factory=dict)
+    """Committed run -> its record as it was first seen."""
+    changed: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.study = write_study(self.folder, STUDY.format(trials=self.trials))
+        self.results = self.folder / "results"
+        self.log = self.folder / "calls.log"
+        self.log.touch()
+
+    def start(self) -> subprocess.Popen[str]:
+        """Start the study."""
+        self.starts += 1
+        command = [sys.executable, "-m", "tests.helpers.study_engine", str(self.study)]
+        command += [str(self.results), str(self.seconds), *(["--track"] if self.track else [])]
+        if self.workers > 1:
+            command.append(f"--workers={self.workers}")
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "DART_FAKE_LOG": str(self.log), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def look(self) -> None:
+        """Remember what was committed; a record that changes was committed twice."""
+        for path in (self.results / "runs").glob("[!.]*/result.json"):
+            text = path.read_text()
+            if self.seen.setdefault(path.parent.name, text) != text:
+                self.changed.append(path.parent.name)
+
+    def disturb(self, kills: int) -> None:
+        """Start the study and kill it until so many kills were done."""
+        while sum(self.kills.values()) < kills:
+            process = self.start()
+            self._kill_at_random(process, kills)
+            self.look()
+
+    def _kill_at_random(self, process: subprocess.Popen[str], kills: int) -> None:
+        while sum(self.kills.values()) < kills:
+            begun = self._begun()
+            if self._wait_for_more(process, begun):
+                _, errors = process.communicate()
+                if process.returncode != 0:
+                    raise AssertionError(errors[-2000:])
+                self._add_work()
+                return
+            time.sleep(self.random.uniform(0.0, 1.2 * self.seconds))
+            workers = _children(process.pid) if self.workers > 1 else []
+            if workers and self.random.random() < 0.5:
+                _kill(self.random.choice(workers))
+                self.kills["worker"] += 1
+                continue
+            process.kill()
+            process.communicate()
+            self.kills["coordinator"] += 1
+            return
+        process.kill()
+        process.communicate()
+
+    def _begun(self) -> int:
+        return len(self.log.read_text().splitlines())
+
+    def _wait_for_more(self, process: subprocess.Popen[str], begun: int) -> bool:
+        """Wait until one more run was begun; say whether the process ended instead."""
+        deadline = time.monotonic() + 300
+        while self._begun() == begun:
+            if process.poll() is not None:
+                return True
+            if time.monotonic() > deadline:
+                raise AssertionError("nothing was begun for five minutes")
+            time.sleep(0.01)
+        return False
+
+    def _add_work(self) -> None:
+        self.trials += 4
+        text = STUDY.format(trials=self.trials)
+        write_study(self.folder, text)
+
+    def finish(self) -> dict[str, Any]:
+        """Let the study end and return what came of it."""
+        process = self.start()
+        _, errors = process.communicate()
+        if process.returncode != 0:
+            raise AssertionError(errors[-2000:])
+        self.look()
+        undisturbed = self.folder / "undisturbed"
+        outcome = run_toy(self.study, undisturbed)
+        wanted = {cell.key[:16]: _numbers(undisturbed, cell.key[:16]) for cell in outcome.cells}
+        found = {path.name for path in (self.results / "runs").glob("*")}
+        begun = self.log.read_text().splitlines()
+        return {
+            "runs": len(wanted),
+            "kills": self.kills,
+            "starts": self.starts,
+            "begun": len(begun),
+            "repeated": len(begun) - len(set(begun)),
+            "lost": sorted(wanted.keys() - found),
+            "surplus": sorted(found - wanted.keys()),
+            "committed_twice": sorted(set(self.changed)),
+            "other_numbers": [
+                name
+                for name, numbers in wanted.items()
+                if name in found and _numbers(self.results, name) != numbers
+            ],
+            "mlflow": self._count_mlflow(),
+        }
+
+    def _count_mlflow(self) -> dict[str, int]:
+        if not self.track:
+            return {}
+        from dart.tracking import database_uri, read_statuses  # noqa: PLC0415
+
+        statuses = list(read_statuses(database_uri(self.results), "toy").values())
+        return {status: statuses.count(status) for status in sorted(set(statuses))}
+
+
+def _numbers(results: Path, name: str) -> Any:
+    record = json.loads((results / "runs" / name / "result.json").read_text())
+    return {key: record[key] for key in ("key", "status", "domains", "validation_domains")}
+
+
+def _children(pid: int) -> list[int]:
+    """Return the processes of Ray's workers under a coordinator."""
+    parents: dict[int, list[int]] = {}
+    names: dict[int, str] = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (path / "stat").read_text().rpartition(")")[2].split()
+            names[int(path.name)] = (path / "cmdline").read_bytes().decode(errors="replace")
+            parents.setdefault(int(fields[1]), []).append(int(path.name))
+        except OSError:
+            continue
+    found, waiting = [], [pid]
+    while waiting:
+        children = parents.get(waiting.pop(), [])
+        waiting += children
+        found += [child for child in children if names[child].startswith("ray::dart-")]
+    return found
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def run_chaos(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Disturb a study in an empty folder and return what came of it."""
+    chaos = Chaos(
+        folder,
+        options.trials,
+        options.seconds,
+        options.workers,
+        options.track,
+        random.Random(options.seed),
+    )
+    chaos.disturb(options.kills)
+    return chaos.finish()
+
+
+def is_whole(report: dict[str, Any]) -> bool:
+    """Say whether nothing was lost, done twice or changed."""
+    wrong = ("lost", "surplus", "committed_twice", "other_numbers")
+    return not any(report[name] for name in wrong) and set(report["mlflow"]) <= {"FINISHED"}
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=0.3, help="that one run takes")
+    parser.add_argument("--trials", type=int, default=6, help="of the search, at first")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-track", dest="track", action="store_false", help="without MLflow")
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    """Print one JSON object; 0 if nothing was lost."""
+    folder = Path(tempfile.mkdtemp(prefix="dart-chaos-"))
+    report = run_chaos(folder, parse())
+    print(json.dumps(report, indent=1))
+    if is_whole(report):
+        shutil.rmtree(folder)
+        return 0
+    print(f"look into {folder}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
