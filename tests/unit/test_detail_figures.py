@@ -204,3 +204,20 @@ def test_what_is_worst_everywhere_has_the_last_rank_and_stands_alone() -> None:
     assert np.asarray(dots[-1].get_xdata(), float) == pytest.approx([3])
     # Nemenyi for 3 variants and 12 blocks: 2.343 sqrt(3 * 4 / (6 * 12)), Demsar 2006, table 5.
     assert f"{2.343 * math.sqrt(12 / 72):.2f}" in ax.get_xlabel()
+
+
+def test_the_front_leaves_out_what_is_beaten(tmp_path: Path) -> None:
+    plan = {"far": (0.2, 0.05), "beaten": (0.1, 0.06), "near": (0.1, 0.01)}
+    runs = [untouched()] + [
+        adapted(name, gain=gain, loss=loss, seed=seed)
+        for name, (gain, loss) in plan.items()
+        for seed in range(3)
+    ]
+    write_study(tmp_path, runs, baseline="near")
+    comparison = compare_study("toy", results=tmp_path)
+    ax = trade_off(load_runs("toy", results=tmp_path), comparison=comparison)
+    front = next(line for line in ax.lines if line.get_linestyle() == ":")
+    # Each stretch lies at the forgetting of the point with more gain: below it nothing is beaten.
+    assert front.get_drawstyle() == "steps-post"
+    points = np.asarray(front.get_xydata(), float)
+    assert np.allclose(points, [[0.2, 0.05], [0.1, 0.01], [0, 0]])

@@ -7,24 +7,36 @@ from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox, BboxBase
 
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
-DISTANCES = (9, 16, 25, 36, 50)
+DISTANCES = (9, 16, 25, 36, 50, 70, 95)
 """Places for a label, in points from its dot, nearest first."""
 DOT = 7
 """Half the side of what a mean's dot covers, in pixels."""
 
 Colour = tuple[float, float, float]
+Point = tuple[float, float]
+Segment = tuple[Point, Point]
 
 
 def place_labels(
     ax: Axes,
     labels: Sequence[tuple[str, float, float, Colour]],
-    dots: Sequence[tuple[float, float]],
+    dots: Sequence[Point],
+    *,
+    segments: Sequence[Segment] = (),
 ) -> None:
-    """Write each label at the first place near its dot that covers nothing."""
+    """Write each label at the first place near its dot that covers nothing.
+
+    Args:
+        ax: Where to write.
+        labels: Words, the place of their dot, and their colour.
+        dots: What else must not be covered.
+        segments: Upright or level lines that must not be covered.
+    """
     ax.figure.canvas.draw()  # a layout engine moves the axes when it first draws
     taken = [_extent(text) for text in ax.texts if isinstance(text, Annotation)]
     taken += [_square(ax, x, y, DOT / 2) for x, y in dots]
     taken += [_square(ax, x, y, DOT) for _, x, y, _ in labels]
+    taken += [Bbox(ax.transData.transform(segment)).padded(1) for segment in segments]
     x, y = ax.transData.transform((0, 0))
     taken += [Bbox.from_extents(ax.bbox.x0, y, ax.bbox.x1, y + 1)]
     taken += [Bbox.from_extents(x, ax.bbox.y0, x + 1, ax.bbox.y1)]

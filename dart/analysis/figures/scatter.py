@@ -7,7 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from dart.analysis.figures.labels import place_labels
+from dart.analysis.figures.labels import Segment, place_labels
 from dart.analysis.figures.style import NAMES, colour_variants, get_axes, mark_variants
 from dart.analysis.verdicts import Comparison
 from dart.metrics import METRICS
@@ -49,8 +49,9 @@ def trade_off(
     sns.scatterplot(points, **axes, **look, s=28, alpha=0.55, linewidth=0)
     sns.scatterplot(means, **axes, **look, s=130, edgecolor="black", linewidth=0.8, zorder=4)
     ax.scatter([0], [0], s=150, marker="X", color="black", zorder=5)
+    crosses: list[Segment] = []
     if comparison is not None:
-        _draw_intervals(ax, comparison, colours)
+        crosses = _draw_intervals(ax, comparison, colours)
         _draw_front(ax, [(0.0, 0.0), *zip(means["adaptation"], means["forgetting"], strict=True)])
 
     _frame(ax, str(runs["metric"].iloc[0]))
@@ -60,23 +61,30 @@ def trade_off(
         for name, trial, x, y in means.itertuples(index=False)
     ]
     dots = [*zip(points["adaptation"], points["forgetting"], strict=True), (0.0, 0.0)]
-    place_labels(ax, [(ZERO_SHOT, 0.0, 0.0, colours[ZERO_SHOT]), *labels], dots)
+    named = [(ZERO_SHOT, 0.0, 0.0, colours[ZERO_SHOT]), *labels]
+    place_labels(ax, named, dots, segments=crosses)
     return ax
 
 
 def _draw_intervals(
     ax: Axes, comparison: Comparison, colours: Mapping[str, tuple[float, float, float]]
-) -> None:
-    """Draw a cross over the interval of each variant's two objectives."""
+) -> list[Segment]:
+    """Draw a cross over the interval of each variant's two objectives; return its lines."""
+    crosses: list[Segment] = []
     for verdict in comparison.verdicts:
         if verdict.variant == ZERO_SHOT or not verdict.effects:
             continue
         gain, loss = verdict.effects["adaptation"].own, verdict.effects["forgetting"].own
-        look = {"color": colours[verdict.variant], "linewidth": 1.2, "alpha": 0.8, "zorder": 3}
-        if math.isfinite(gain.lower):
-            ax.plot([gain.lower, gain.upper], [loss.value, loss.value], **look)
-        if math.isfinite(loss.lower):
-            ax.plot([gain.value, gain.value], [loss.lower, loss.upper], **look)
+        lines: list[Segment] = [
+            ((gain.lower, loss.value), (gain.upper, loss.value)),
+            ((gain.value, loss.lower), (gain.value, loss.upper)),
+        ]
+        for start, end in lines:
+            if all(map(math.isfinite, (*start, *end))):
+                look = {"color": colours[verdict.variant], "alpha": 0.6, "zorder": 3}
+                ax.plot(*zip(start, end, strict=True), linewidth=1, **look)
+                crosses.append((start, end))
+    return crosses
 
 
 def _draw_front(ax: Axes, points: Sequence[tuple[float, float]]) -> None:
@@ -86,9 +94,9 @@ def _draw_front(ax: Axes, points: Sequence[tuple[float, float]]) -> None:
         if loss < least:
             front.append((gain, loss))
             least = loss
-    ax.step(
-        *zip(*front, strict=True), where="pre", color="0.5", linewidth=1, linestyle=":", zorder=2
-    )
+    # From a point towards less gain, what forgets more than the point does is beaten by it.
+    gains, losses = zip(*front, strict=True)
+    ax.step(gains, losses, where="post", color="0.5", linewidth=1, linestyle=":", zorder=2)
 
 
 def _frame(ax: Axes, metric: str) -> None:
