@@ -12,6 +12,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 RING_DEGREES = 10
+"""Width of a ring of polar angle: the angle between a pixel's ray and the optical axis."""
 DISTANCE_EDGES = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, np.inf)
 """Bands of true depth within a ring, in metres."""
 _RINGS = 180 // RING_DEGREES

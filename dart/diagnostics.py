@@ -14,10 +14,8 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from torch import Tensor, nn
 
+from dart.angles import RING_DEGREES
 from dart.cameras import Camera
-
-RING_DEGREES = 10
-"""Width of a ring of polar angle: the angle between a pixel's ray and the optical axis."""
 
 
 def polar_degrees(camera: Camera) -> Float[ndarray, "h w"]:

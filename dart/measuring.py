@@ -15,8 +15,9 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch.utils.data import Dataset
 
+from dart.angles import RING_DEGREES
 from dart.data.dataset import Sample, collate, open_domain
-from dart.diagnostics import RING_DEGREES, measure_rings, polar_degrees, spread
+from dart.diagnostics import measure_rings, polar_degrees, spread
 from dart.metrics import measure_image
 from dart.models import DepthNet
 from dart.pictures import Panel, draw_panels

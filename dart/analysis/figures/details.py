@@ -8,12 +8,11 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from dart.analysis.figures.style import NAMES, colour_variants, get_axes, mark_variants
+from dart.angles import RING_DEGREES
 from dart.errors import UserError
 from dart.metrics import METRICS
 from dart.recipe import ZERO_SHOT
 
-RING = 10
-"""Width of a ring in degrees, as ``dart.diagnostics`` measures them."""
 FEW_IMAGES = 3
 """A ring that fewer images see is not drawn: its mean is that of a corner."""
 
@@ -94,14 +93,20 @@ def error_by_angle(
     ax = get_axes(ax, width=8, height=4.5)
     for variant in variants or every:
         of_variant = rows[rows["variant"] == variant].groupby("ring")["after"]
-        centre = of_variant.mean().index.to_numpy(float) + RING / 2
+        centre = of_variant.mean().index.to_numpy(float) + RING_DEGREES / 2
         ax.plot(centre, of_variant.mean(), color=colours[variant], marker="o", label=variant)
         ax.fill_between(
             centre, of_variant.min(), of_variant.max(), color=colours[variant], alpha=0.15, lw=0
         )
     before = rows.groupby("ring")["before"].mean()
-    ax.plot(before.index.to_numpy(float) + RING / 2, before, color="black", ls="--", label="before")
-    ax.set_xlabel(f"angle from the optical axis [degrees], rings of {RING}")
+    ax.plot(
+        before.index.to_numpy(float) + RING_DEGREES / 2,
+        before,
+        color="black",
+        ls="--",
+        label="before",
+    )
+    ax.set_xlabel(f"angle from the optical axis [degrees], rings of {RING_DEGREES}")
     ax.set_ylabel(f"{NAMES[metric]} on {domain}")
     ax.set_ylim(bottom=0)
     ax.set_xlim(left=0)
