@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag, ViewType
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from dart.errors import UserError
 from dart.stores import hide_password
@@ -263,7 +263,8 @@ class StudyTracker:
     def _log_picture(self, run: str, path: Path) -> None:
         """Log a picture so that the page shows it in its grid of images, once."""
         if path.exists() and not self.client.list_artifacts(run, "images"):
-            with Image.open(path) as image:
+            # A damaged picture costs the picture, not the run's numbers and status.
+            with suppress(UnidentifiedImageError), Image.open(path) as image:
                 self.client.log_image(run, image.convert("RGB"), key=IMAGES, step=0)
 
     def close(
