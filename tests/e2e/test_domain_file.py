@@ -18,7 +18,7 @@ from dart.data.dataset import open_domain
 STUDY = """\
 variants:
   none: {}
-protocol: {pretrained: rooms_small, source: [rooms_pinhole], target: ../data/my_fisheye.yaml,
+protocol: {pretrained: rooms_small, source: [../data/known.yaml], target: ../data/my_fisheye.yaml,
            held_out: []}
 training: {steps: 2, batch_size: 2}
 """
@@ -57,7 +57,8 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    (root / "data" / "my_fisheye.yaml").write_text(DOMAIN)
+    for name in ("my_fisheye", "known"):
+        (root / "data" / f"{name}.yaml").write_text(DOMAIN)
     (root / "studies").mkdir()
     (root / "studies" / "own.yaml").write_text(STUDY)
     return root
@@ -83,7 +84,8 @@ def test_a_study_adapts_to_the_users_own_frames(own: Path, repository: Path) -> 
     records = [json.loads(path.read_text()) for path in (own / "results").rglob("result.json")]
     assert {record["variant"] for record in records} == {"zero_shot", "none"}
     for record in records:
-        assert record["domains"]["my_fisheye"]["role"] == "target"
+        roles = {name: domain["role"] for name, domain in record["domains"].items()}
+        assert roles == {"my_fisheye": "target", "known": "source"}
         folder = next((own / "results").rglob(f"{record['key'][:8]}*/per_image.parquet"), None)
         assert folder is not None
         errors = pd.read_parquet(folder)
