@@ -2,7 +2,7 @@
 
 from dart.cameras.calibration import load_calibration
 from dart.cameras.camera import Camera
-from dart.cameras.distorted import Fisheye624, Mei, RadialTangential
+from dart.cameras.distorted import Fisheye624, Mei, RadialTangential, ThinPrismFisheye
 from dart.cameras.embedding import CameraEmbedder, default_camera
 from dart.cameras.files import camera_from_dict, load_camera
 from dart.cameras.fisheyes import (
@@ -42,6 +42,7 @@ __all__ = [
     "RadialPolynomial",
     "RadialTangential",
     "Stereographic",
+    "ThinPrismFisheye",
     "camera_from_dict",
     "default_camera",
     "embed_rays",

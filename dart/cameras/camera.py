@@ -141,11 +141,15 @@ class Camera(ABC):
 
     def rays(self) -> Float[Tensor, "*b h w 3"]:
         """Return the unit ray through every pixel's centre, finite everywhere."""
-        return self.unproject(self._pixel_grid())[0]
+        return self.rays_and_valid()[0]
 
     def valid(self) -> Bool[Tensor, "*b h w"]:
         """Return which pixels lie in the lens's field of view (the image circle)."""
-        return self.unproject(self._pixel_grid())[1]
+        return self.rays_and_valid()[1]
+
+    def rays_and_valid(self) -> tuple[Float[Tensor, "*b h w 3"], Bool[Tensor, "*b h w"]]:
+        """Return ``rays`` and ``valid`` at the cost of one: inverting some lenses is slow."""
+        return self.unproject(self._pixel_grid())
 
     def resize(self: _Lens, size: tuple[int, int]) -> _Lens:
         """Return the camera of the image resized to ``size`` (height, width)."""

@@ -1,4 +1,4 @@
-"""Lenses with tangential terms: OpenCV's, Project Aria's Fisheye624 and the unified sphere of Mei.
+"""Lenses with tangential terms: OpenCV's, Aria's Fisheye624, COLMAP's thin prism, Mei's sphere.
 
 Each is a radial lens and a distortion of its image plane; the field of view ends where either does.
 """
@@ -130,6 +130,35 @@ class Fisheye624(DistortedCamera, SeriesCamera):
     def _distortion(self, k: tuple[Tensor, ...]) -> Distortion:
         p0, p1, s0, s1, s2, s3 = k
         return Distortion((), tangent=(p0, p1), prism=(s0, s1, s2, s3))
+
+
+@dataclass(frozen=True, eq=False)
+class ThinPrismFisheye(DistortedCamera):
+    """Equidistant fisheye, then radial k1 .. k4, tangential p1, p2 and thin-prism sx1, sy1 terms.
+
+    Source: COLMAP's THIN_PRISM_FISHEYE, which ETH3D's images have.
+    """
+
+    model: ClassVar[str] = "thin_prism_fisheye"
+    param_names: ClassVar[tuple[str, ...]] = (
+        *_PIXEL_PARAMS,
+        *("k1", "k2", "p1", "p2", "k3", "k4", "sx1", "sy1"),
+    )
+    vector_params: ClassVar[tuple[tuple[str, str], ...]] = (("p2", "p1"), ("sx1", "sy1"))
+
+    def _core_limits(self, k: tuple[Tensor, ...], rows: Float[Tensor, "n p"]) -> Tensor:  # noqa: ARG002
+        return torch.full_like(rows[:, 0], math.pi)
+
+    def _radius(self, theta: Tensor, k: tuple[Tensor, ...]) -> Tensor:  # noqa: ARG002
+        return theta
+
+    def _polar(self, radius: Tensor, k: tuple[Tensor, ...], limit: Tensor) -> Tensor:  # noqa: ARG002
+        return radius
+
+    def _distortion(self, k: tuple[Tensor, ...]) -> Distortion:
+        k1, k2, p1, p2, k3, k4, right, down = k
+        zero = torch.zeros_like(right)
+        return Distortion((k1, k2, k3, k4), tangent=(p2, p1), prism=(right, zero, down, zero))
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from dart.cameras.camera import Camera
-from dart.cameras.distorted import Fisheye624, Mei, RadialTangential
+from dart.cameras.distorted import Fisheye624, Mei, RadialTangential, ThinPrismFisheye
 from dart.cameras.fisheyes import (
     EUCM,
     DoubleSphere,
@@ -23,6 +23,7 @@ LENSES: Mapping[str, type[Camera]] = {
         KannalaBrandt,
         RadialTangential,
         Fisheye624,
+        ThinPrismFisheye,
         Mei,
         EUCM,
         DoubleSphere,

@@ -159,23 +159,21 @@ class _Checker:
 
     def _check_lens(self, camera: Camera, key: str) -> Bool[ndarray, "h w"]:
         """Return the image circle; note what is odd about a lens that is new."""
-        wide = camera.to(dtype=torch.float64)
-        inside = wide.valid()
+        cosine, inside = self.data.look_through(camera)
         if camera.key in self.report.lenses:
             self.report.lenses[camera.key]["frames"] += 1
-            return inside.numpy()
-        rays = camera.rays()
-        pixels = camera.project(rays)[0]
-        error = (pixels - camera._pixel_grid()).abs().amax(-1)
+            return inside
+        pixels = camera.project(camera.rays())[0]
+        error = (pixels - camera._pixel_grid()).abs().amax(-1).numpy()
         worst = float(error[inside].max()) if inside.any() else float("nan")
-        polar = torch.rad2deg(torch.arccos(wide.rays()[..., 2].clamp(-1, 1)))
+        polar = np.degrees(np.arccos(cosine.clip(-1, 1)))
         (h, w), (cx, cy) = camera.size, camera.params[2:4].tolist()
         self.report.lenses[camera.key] = {
             "model": camera.model,
             "frames": 1,
             "round_trip_pixels": worst,
             "largest_polar_degrees": float(polar[inside].max()) if inside.any() else 0.0,
-            "share_in_circle": float(inside.double().mean()),
+            "share_in_circle": float(inside.mean()),
         }
         if not inside.any():
             self._add("camera", key, f"no pixel lies in the field of view of its {camera.model}")
@@ -184,7 +182,7 @@ class _Checker:
         if not (0.2 * w < cx < 0.8 * w and 0.2 * h < cy < 0.8 * h):
             text = f"principal point ({cx:.1f}, {cy:.1f}) is far from the middle of {w}x{h} pixels"
             self._add("camera", key, f"{text}: a calibration of another size?")
-        return inside.numpy()
+        return inside
 
     def _count(self, depth: Float[ndarray, "h w"], key: str, circle: Bool[ndarray, "h w"]) -> None:
         finite = np.isfinite(depth)

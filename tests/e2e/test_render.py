@@ -42,6 +42,8 @@ def test_a_killed_rendering_is_resumed_and_its_workers_end(
     journal = out / "journal.jsonl"
     # Its header and two frames.
     wait_until(lambda: journal.exists() and len(journal.read_text().splitlines()) >= 3)
+    # Held, it cannot finish while a busy machine is slow to start the second one.
+    os.kill(first.pid, signal.SIGSTOP)
     again = ["render", "rooms_pinhole", "--split", "val", *SMALL, "--workers", "1",
              "--count", "20", "--out", str(out)]  # fmt: skip
     assert main(again) == 2

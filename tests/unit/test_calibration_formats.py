@@ -189,6 +189,13 @@ def equidistant(plane: np.ndarray, terms: list[float]) -> np.ndarray:
     return plane * bent / r
 
 
+def test_ros_topic_as_it_is_echoed(tmp_path: Path) -> None:
+    matrix = f"K: {K.flatten().tolist()}\n---\n"
+    text = "header: \n  seq: 1\nheight: 480\nwidth: 640\ndistortion_model: plumb_bob\nD: []\n"
+    camera = load_calibration(write(tmp_path / "camera_info.yaml", text + matrix))
+    assert (camera.model, camera.size) == ("pinhole", (480, 640))
+
+
 @pytest.mark.parametrize(
     ("model", "own", "distortion", "terms"),
     [
@@ -290,6 +297,22 @@ def test_colmap_fisheyes(line: str, terms: list[float], tmp_path: Path) -> None:
     assert pixel(camera) == pytest.approx(expected, abs=1e-4)
 
 
+def test_colmap_thin_prism_fisheye(tmp_path: Path) -> None:
+    # ETH3D's "courtyard", and COLMAP's ThinPrismFisheyeCameraModel written out
+    eth3d = "3411.42 3410.02 3041.29 2014.07"
+    terms = [0.21047, 0.21102, -5.36231e-06, 0.00051541, -0.158023, 0.406856, -8.5e-05, 8.6e-04]
+    line = f"0 THIN_PRISM_FISHEYE 6048 4032 {eth3d} {_text(*terms)}\n"
+    camera = load_calibration(write(tmp_path / "cameras.txt", line))
+    k1, k2, p1, p2, k3, k4, sx1, sy1 = terms
+    x, y = equidistant(RAY[:2], [])
+    q = x * x + y * y
+    radial = 1 + k1 * q + k2 * q**2 + k3 * q**3 + k4 * q**4
+    right = x * radial + 2 * p1 * x * y + p2 * (q + 2 * x * x) + sx1 * q
+    down = y * radial + 2 * p2 * x * y + p1 * (q + 2 * y * y) + sy1 * q
+    expected = (3411.42 * right + 3041.29, 3410.02 * down + 2014.07)
+    assert pixel(camera) == pytest.approx(expected, abs=2e-3)
+
+
 def test_colmap_chooses_by_number_and_refuses_what_no_lens_is(tmp_path: Path) -> None:
     lines = "1 FOV 640 480 500 500 320 240 0.9\n2 PINHOLE 640 480 500 510 320 240\n"
     path = write(tmp_path / "cameras.txt", HEADER + lines)
@@ -365,6 +388,13 @@ R_rect_02: 9.998817e-01 1.511453e-02 -2.841595e-03 0 0 0 0 0 0
 P_rect_02: 7.215377e+02 0.0 6.095593e+02 4.485728e+01 0 7.215377e+02 1.728540e+02 2.163791e-01 \
 0 0 1.000000e+00 2.745884e-03
 """
+
+
+def test_blenders_own_files_lack_the_size(tmp_path: Path) -> None:
+    content = {"camera_angle_x": 0.69, "frames": [{"file_path": "./train/r_0"}]}
+    path = write(tmp_path / "transforms_train.json", json.dumps(content))
+    with pytest.raises(UserError, match="w and h missing; write the images' width and height"):
+        load_calibration(path)
 
 
 def test_kitti_rectified(tmp_path: Path) -> None:

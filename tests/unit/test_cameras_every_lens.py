@@ -28,6 +28,7 @@ EXTRAS = {
     "kannala_brandt": [-0.02, 0.005, -0.001, 2e-4],
     "radial_tangential": [-0.2, 0.05, 1e-3, -2e-3, -0.004, 0.01, 0.002, 1e-4],
     "fisheye624": [0.01, -0.004, 1e-3, -1e-4, 1e-5, -1e-6, 2e-3, -1e-3, 1e-3, -2e-4, 5e-4, 1e-4],
+    "thin_prism_fisheye": [0.01, -0.004, 1e-3, -2e-3, 1e-3, -1e-4, 2e-3, -1e-3],
     "mei": [1.4, -0.1, 0.02, 1e-3, -2e-3],
     "eucm": [0.62, 1.1],
     "double_sphere": [-0.18, 0.59],
@@ -41,6 +42,7 @@ EXTRAS = {
 RANGES = {
     "kannala_brandt": [0.3, 0.1, 0.03, 0.005],
     "radial_tangential": [0.4, 0.1, 0.003, 0.003, 0.02, 0.05, 0.02, 0.005],
+    "thin_prism_fisheye": [0.1, 0.03, 0.01, 0.01, 0.01, 0.003, 0.01, 0.01],
     "fisheye624": [0.1, 0.03, 0.01, 0.003, 1e-3, 1e-4, 0.01, 0.01, 0.01, 0.002, 0.01, 0.002],
 }
 EVERY = pytest.mark.parametrize("model", list(LENSES))

@@ -14,6 +14,7 @@ from dart.errors import UserError, did_you_mean
 
 _KB = ("k1", "k2", "k3", "k4")
 _FISHEYE624 = ("k1", "k2", "k3", "k4", "k5", "k6", "p0", "p1", "s0", "s1", "s2", "s3")
+_THIN_PRISM = ("k1", "k2", "p1", "p2", "k3", "k4", "sx1", "sy1")
 _RATIONAL = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")
 _TWO = ("fx", "fy", "cx", "cy")
 _ONE = ("f", "cx", "cy")
@@ -29,11 +30,7 @@ _MODELS: Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "SIMPLE_RADIAL_FISHEYE": ("kannala_brandt", (*_ONE, "k1"), _KB),
     "RADIAL_FISHEYE": ("kannala_brandt", (*_ONE, "k1", "k2"), _KB),
     "OPENCV_FISHEYE": ("kannala_brandt", (*_TWO, *_KB), _KB),
-    "THIN_PRISM_FISHEYE": (
-        "kannala_brandt",
-        (*_TWO, "k1", "k2", "p1", "p2", "k3", "k4", "sx1", "sy1"),
-        _KB,
-    ),
+    "THIN_PRISM_FISHEYE": ("thin_prism_fisheye", (*_TWO, *_THIN_PRISM), _THIN_PRISM),
     "RAD_TAN_THIN_PRISM_FISHEYE": ("fisheye624", (*_TWO, *_FISHEYE624), _FISHEYE624),
 }
 """COLMAP's model -> lens, the file's parameters, the lens's after the principal point."""
@@ -70,11 +67,7 @@ def list_cameras(content: Any, where: str) -> Mapping[Any, Any]:
 
 
 def describe(part: Any, where: str) -> c.Description:
-    """Return the camera of one line.
-
-    THIN_PRISM_FISHEYE is read where its tangential and prism terms are zero: it applies them to
-    the undistorted angle, which no lens here does.
-    """
+    """Return the camera of one line."""
     model, words = part
     if model not in _MODELS:
         known = ", ".join(_MODELS)
@@ -83,11 +76,6 @@ def describe(part: Any, where: str) -> c.Description:
     lens, names, tail = _MODELS[model]
     width, height, *values = c.numbers(words, ("width", "height", *names), model, where)
     given = dict(zip(names, values, strict=True))
-    if model == "THIN_PRISM_FISHEYE" and any(given.pop(k) for k in ("p1", "p2", "sx1", "sy1")):
-        raise UserError(
-            f"{where}: THIN_PRISM_FISHEYE is read only where p1, p2, sx1 and sy1 are 0; "
-            "undistort with COLMAP first"
-        )
     fx = c.focal(given.get("fx", given.get("f")), "the focal length", where)
     fy = c.focal(given.get("fy", fx), "fy", where)
     extra = tuple(given.get(name, 0.0) for name in tail)

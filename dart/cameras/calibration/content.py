@@ -135,7 +135,9 @@ def _load_yaml(text: str) -> Any:
     if len(text) > _MOST_YAML_CHARACTERS:
         raise ValueError("larger than 256 KiB")
     # OpenCV below 5 begins with "%YAML:1.0", which is no YAML directive.
-    return yaml.load(re.sub(r"\A\s*%YAML[^\n]*\n", "", text), _Loader)
+    text = re.sub(r"\A\s*%YAML[^\n]*\n", "", text)
+    # `rostopic echo` ends every message with the beginning of the next document.
+    return yaml.load(re.sub(r"^---\s*\Z", "", text, flags=re.MULTILINE), _Loader)
 
 
 def _parse_yaml(text: str, where: str) -> Any:

@@ -62,7 +62,13 @@ def list_cameras(content: Any, where: str) -> Mapping[Any, Any]:
 def describe(part: Any, where: str) -> c.Description:
     """Return one frame's camera."""
     kind = _kind(part, where)
-    width, height = (c.side(c.get(part, key, where), key, where) for key in ("w", "h"))
+    missing = [key for key in ("w", "h") if key not in part]
+    if missing:
+        raise UserError(
+            f"{where}: {' and '.join(missing)} missing; write the images' width and height in "
+            "pixels into the file as w and h"
+        )
+    width, height = (c.side(part[key], key, where) for key in ("w", "h"))
     cx = c.number(part.get("cx", width / 2), "cx", where)
     cy = c.number(part.get("cy", height / 2), "cy", where)
     if kind == "equirectangular":

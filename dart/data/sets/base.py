@@ -215,7 +215,7 @@ class DepthDataset(Sequence, ABC):
         entry, raw = self.entries[position], self.read_raw(position)
         if raw.depth is None:
             raise UserError(f"{entry.image}: format {self.name} has no depth for this frame")
-        cosine, circle = self._lens(raw.camera)
+        cosine, circle = self.look_through(raw.camera)
         crop = self._crop_of(entry, raw.camera.size) if self.evaluation else None
         counted = self._count(raw, crop, circle=circle, cosine=cosine)
         if not counted.any():
@@ -262,13 +262,13 @@ class DepthDataset(Sequence, ABC):
             convention=self._convention_of(entry),
         )
 
-    def _lens(self, camera: Camera) -> tuple[Float[ndarray, "h w"], Bool[ndarray, "h w"]]:
+    def look_through(self, camera: Camera) -> tuple[Float[ndarray, "h w"], Bool[ndarray, "h w"]]:
         """Return z of every pixel's unit ray, and which pixels lie in the image circle."""
         if camera.key not in self._lenses:
             if len(self._lenses) >= _LENSES_KEPT:
                 self._lenses.pop(next(iter(self._lenses)))
-            wide = camera.to(dtype=torch.float64)
-            self._lenses[camera.key] = (wide.rays()[..., 2].numpy(), wide.valid().numpy())
+            rays, seen = camera.to(dtype=torch.float64).rays_and_valid()
+            self._lenses[camera.key] = (rays[..., 2].numpy(), seen.numpy())
         return self._lenses[camera.key]
 
     def _count(

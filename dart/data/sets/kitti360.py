@@ -95,7 +95,7 @@ class Kitti360Fisheye(DepthDataset):
         camera = self._read_camera(entry)
         if distance.shape != camera.size:
             raise UserError(f"{path}: {distance.shape} values for {camera.size} pixels")
-        cosine, _ = self._lens(camera)
+        cosine, _ = self.look_through(camera)
         return np.where(cosine < 0, np.abs(distance), distance)
 
     def _read_camera(self, entry: Entry) -> Camera:
