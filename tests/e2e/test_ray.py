@@ -55,7 +55,9 @@ class Engine:
     def stop(self) -> None:
         for process in self.processes:
             process.kill()
-            process.communicate()
+            process.wait()
+            if process.stderr is not None:
+                process.stderr.close()
 
     def calls(self) -> list[str]:
         return self.log.read_text().splitlines()

@@ -247,7 +247,9 @@ class Engine:
     def stop(self) -> None:
         for process in self.processes:
             process.kill()
-            process.communicate()
+            process.wait()
+            if process.stderr is not None:
+                process.stderr.close()
 
     def calls(self) -> list[str]:
         return self.log.read_text().splitlines()
@@ -304,3 +306,23 @@ def test_a_second_process_is_refused_while_the_first_runs(engine: Engine) -> Non
     assert re.fullmatch(text, errors)
     assert first.poll() is None
     assert len(engine.calls()) == 1
+
+
+def test_of_six_processes_that_start_a_study_at_once_one_owns_it(engine: Engine) -> None:
+    processes = [engine.start(seconds=600) for _ in range(6)]
+    deadline = time.monotonic() + 300
+    while sum(process.poll() is not None for process in processes) < 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    (owner,) = [process for process in processes if process.poll() is None]
+    for process in processes:
+        if process is not owner:
+            _, errors = process.communicate()
+            assert process.returncode == 2
+            assert re.fullmatch(
+                rf"error: study 'toy' is already running here \(process {owner.pid}, .*\n", errors
+            )
+    engine.wait_for_calls(1)
+    assert len(engine.calls()) == 1
+    listed = json.loads((engine.results / "studies" / "toy" / "cells.json").read_text())
+    assert len(listed["cells"]) == RUNS
