@@ -20,6 +20,14 @@ class TimeLimit(BaseException):
     """A run took longer than it was allowed; not an Exception, so that no run can swallow it."""
 
 
+class Pruned(BaseException):
+    """A run was ended early by its study; not an Exception, so that no run can swallow it."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"ended early after {step} steps")
+        self.step = step
+
+
 def did_you_mean(value: str, allowed: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest allowed word, or an empty text."""
     matches = get_close_matches(value, list(allowed), n=1, cutoff=0.6)

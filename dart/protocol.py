@@ -8,11 +8,11 @@ forgetting on source domains and adaptation on the target, with signs from ``met
 import json
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 import torch
@@ -57,6 +57,20 @@ def _load(recipe: Recipe, device: torch.device) -> DepthNet:
     return model.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
+@runtime_checkable
+class Rungs(Protocol):
+    """Ends a run early, by raising ``Pruned``: ``dart.studies.asha.Rungs``."""
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Steps after which it is called."""
+        ...
+
+    def __call__(self, step: int, points: Sequence[CurvePoint]) -> None:
+        """Judge a run by its errors after ``step`` steps."""
+        ...
+
+
 @dataclass
 class _Training:
     """What training leaves besides the weights."""
@@ -73,6 +87,7 @@ def _adapt(
     *,
     state: "_State",
     on_step: Callable[[int, int, float], None],
+    rungs: Rungs | None,
 ) -> _Training:
     """Train on the target and return what was seen on the way."""
     groups, steps = recipe.training.trainable, recipe.training.steps
@@ -90,6 +105,10 @@ def _adapt(
         if done in points:
             curve.extend(measurements.curve_point(model, done))
             set_trainable(model, groups)
+        if rungs is not None and done in rungs.steps:
+            seen = measurements.curve_point(model, done)
+            set_trainable(model, groups)
+            rungs(done, seen)
         if done % SAVE_EVERY == 0 or done == steps:
             state.save(trainer, curve)
         try:
@@ -164,7 +183,7 @@ def _peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def run_recipe(
+def run_recipe(  # noqa: PLR0913  # two of them are who looks on
     recipe: Recipe,
     folder: Path,
     *,
@@ -172,6 +191,7 @@ def run_recipe(
     device: str = "cpu",
     state: Path | None = None,
     on_step: Callable[[int, int, float], None] = lambda _done, _steps, _loss: None,
+    rungs: Rungs | None = None,
 ) -> dict[str, Any]:
     """Train and measure one recipe, write its record into ``folder`` and return ``result.json``.
 
@@ -182,8 +202,10 @@ def run_recipe(
         state: Keeps the state of training every few seconds and when the run is stopped, so that
             it can go on; the caller removes it once the record is safe.
         on_step: Called with steps done, steps in all and the loss after every step.
+        rungs: Is shown the errors on validation images after some steps; changes no number.
 
     Raises:
+        Pruned: If ``rungs`` raised it.
         Diverged: If the loss is no longer finite.
         UserError: If the checkpoint, a data set or the state cannot be used.
         Stopped: If ``on_step`` raised it; the state is kept.
@@ -199,7 +221,7 @@ def run_recipe(
     model.adapters_enabled = True
     training = _Training()
     if not untouched:
-        training = _adapt(model, recipe, measurements, state=kept, on_step=on_step)
+        training = _adapt(model, recipe, measurements, state=kept, on_step=on_step, rungs=rungs)
     if frozen_hash(model) != frozen:
         raise RuntimeError("a frozen parameter or buffer changed during training")
     errors, by_angle = measurements.errors(None if untouched else model)

@@ -267,6 +267,18 @@ class StudyTracker:
             with suppress(UnidentifiedImageError), Image.open(path) as image:
                 self.client.log_image(run, image.convert("RGB"), key=IMAGES, step=0)
 
+    def progress(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Log how far the study itself is, at its parent run.
+
+        Args:
+            metrics: Name -> value, as ``hypervolume/daa``.
+            step: Counts trials.
+        """
+        now = _now()
+        self.client.log_batch(
+            self.parent, [Metric(name, value, now, step) for name, value in metrics.items()]
+        )
+
     def close(
         self, status: str, *, summary: Mapping[str, float], artifacts: Sequence[Path] = ()
     ) -> None:

@@ -41,6 +41,8 @@ class Cell(_Model):
     """Fields of the training that differ between trials."""
     protocol: dict[str, Setting] = {}
     """Fields of the protocol that differ between trials."""
+    pruned: int | None = None
+    """Steps after which a search ended the run early; it has no result."""
     seed: int
     trial: int | str | None = None
 
@@ -176,6 +178,8 @@ def _name_of(path: Path) -> str:
 
 def _open_folder(folder: Path, *, root: Path | None = None) -> Study:
     record = _read(folder / "cells.json", StudyRecord)
+    whole = [cell for cell in record.cells if cell.pruned is None]
+    record = record.model_copy(update={"cells": whole})
     if not record.cells:
         raise UserError(f"{folder / 'cells.json'}: the study asks for no run")
     return Study(record, folder, root or folder.resolve().parent.parent)

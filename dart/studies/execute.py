@@ -5,7 +5,7 @@ only the run in flight is lost: every other one was committed by a rename.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 from dart.recipe import ZERO_SHOT
 from dart.stores import check_store
+from dart.studies.asha import Rungs, group_of, read_rows
 from dart.studies.executor import Executor, InlineExecutor
 from dart.studies.failures import classify
 from dart.studies.folders import (
@@ -23,7 +24,7 @@ from dart.studies.folders import (
     write_atomic,
 )
 from dart.studies.lock import lock_study
-from dart.studies.plan import Cell, Planner, is_exhaustive, search_identity
+from dart.studies.plan import Cell, Planner, is_exhaustive, list_searches, search_identity
 from dart.studies.progress import Reporter
 from dart.studies.records import read_cells, read_result
 from dart.studies.runner import CellRunner, Options, SafeTracker
@@ -115,6 +116,11 @@ class Ledger:
             self.cells.setdefault(cell.key, cell)
         self.write()
 
+    def end_early(self, key: str, step: int) -> None:
+        """Note that a search ended a run early, and write the file."""
+        self.cells[key] = replace(self.cells[key], pruned=step)
+        self.write()
+
     def write(self) -> None:
         """Write the file."""
         spec = self.study.spec
@@ -130,6 +136,15 @@ class Ledger:
             "cells": [cell.to_dict() for cell in self.cells.values()],
         }
         write_atomic(self.path, json.dumps(content, indent=1) + "\n")
+
+
+def _read_areas(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return search -> how its area grew; nothing if there is no such record."""
+    areas: dict[str, list[dict[str, Any]]] = {}
+    if path.exists():
+        for row in read_rows(path):
+            areas.setdefault(row["search"], []).append(row)
+    return areas
 
 
 class _StudyRun:
@@ -148,6 +163,8 @@ class _StudyRun:
         self.reporter = reporter
         self.options = options
         self.planner = Planner(study)
+        self.identities: dict[str, str] = {}
+        self.areas = _read_areas(folder / "hypervolume.jsonl")
         self.ledger = Ledger(study, self.planner, folder, results=results)
         self.runner = CellRunner(
             results,
@@ -194,21 +211,24 @@ class _StudyRun:
         ]
 
     def _open_searches(self, stack: ExitStack) -> list[Any]:
-        names = [name for name in self._variants() if not is_exhaustive(self.study, name)]
-        if self.study.spec.design != "search" or not names:
+        names = list_searches(self.study, self._variants())
+        if not names:
             return []
         # Optuna takes a fifth of a second to import, and only a search needs it.
-        from dart.studies.search import VariantSearch, open_storage  # noqa: PLC0415
+        from dart.studies.search import Search, open_storage  # noqa: PLC0415
 
         file = f"sqlite:///{(self.folder / 'optuna.db').absolute()}"
         storage = stack.enter_context(open_storage(self.options.storage or file))
+        if self.study.spec.pruning is not None:
+            self.runner.rungs_of = self._rungs_of
         searches = [
-            VariantSearch(
+            Search(
                 self.planner,
                 name,
                 storage=storage,
-                run_trial=self._run_trial,
+                host=self,
                 retry_failed=bool(self.options.retry),
+                width=max(1, self.runner.executor.slots // len(self.study.spec.budget.seeds)),
             )
             for name in names
         ]
@@ -217,14 +237,54 @@ class _StudyRun:
             self.ledger.add(search.known_cells())
         return searches
 
-    def _run_trial(self, cells: Sequence[Cell], *, proposed: int) -> list[dict[str, Any]]:
-        identity = search_identity(self.planner, cells[0].recipe.variant)
+    def _rungs_of(self, cell: Cell) -> Rungs | None:
+        """Return where a run of a search may be ended early."""
+        pruning, variant = self.study.spec.pruning, cell.recipe.variant
+        search = next(iter(list_searches(self.study, [variant])), None)
+        if pruning is None or search is None or variant == ZERO_SHOT:
+            return None
+        if search not in self.identities:
+            self.identities[search] = search_identity(self.planner, search)
+        return Rungs(
+            self.folder / "asha.jsonl",
+            group_of(self.identities[search], cell.recipe.seed),
+            pruning.rungs,
+            pruning.eta,
+            self.study.spec.protocol.metric,
+            {
+                "key": cell.key,
+                "variant": variant,
+                "trial": cell.trial,
+                "seed": cell.recipe.seed,
+            },
+        )
+
+    def run_trials(
+        self, cells: Sequence[Cell], *, identity: str, proposed: int
+    ) -> list[dict[str, Any]]:
+        """Run the cells of trials that a search proposed, and return their records."""
         self.ledger.proposed[identity] = proposed
         self.ledger.add(cells)
         for cell in cells:
             if not self.runner.needs_run(cell):
                 self.reporter.skip()
-        return self.runner.run([self.ledger.cells[cell.key] for cell in cells])
+        results = self.runner.run([self.ledger.cells[cell.key] for cell in cells])
+        for result in results:
+            if result["status"] == "pruned":
+                self.ledger.end_early(result["key"], result["step"])
+        return results
+
+    def report(self, search: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write how the area grew with a search's trials, for people and for the notebooks."""
+        self.areas[search] = [dict(row) for row in rows]
+        lines = [json.dumps(row) for name in self.areas for row in self.areas[name]]
+        write_atomic(self.folder / "hypervolume.jsonl", "\n".join(lines) + "\n")
+        if self.runner.tracker is not None and rows:
+            last = rows[-1]
+            self.runner.tracker.progress(
+                {f"hypervolume/{search.replace(' ', '_')}": last["hypervolume"]},
+                step=last["trial"],
+            )
 
     def _outcome(self) -> Outcome:
         names = {ZERO_SHOT, *self._variants()}

@@ -6,7 +6,7 @@ Whether a cell has run is read from the folder that its key names; there is no o
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,8 @@ class Cell:
     """Fields of ``training`` that differ between trials."""
     protocol: Mapping[str, Scalar] = field(default_factory=dict)
     """Fields of ``protocol`` that differ between trials."""
+    pruned: int | None = None
+    """Steps after which a search ended the run early."""
 
     @cached_property
     def key(self) -> str:
@@ -74,7 +76,8 @@ class Cell:
             "seed": self.recipe.seed,
             "trial": self.trial,
         }
-        return entry | ({"protocol": dict(self.protocol)} if self.protocol else {})
+        more = {"protocol": dict(self.protocol)} if self.protocol else {}
+        return entry | more | ({} if self.pruned is None else {"pruned": self.pruned})
 
 
 @dataclass(frozen=True)
@@ -262,7 +265,8 @@ class Planner:
         for entry in entries:
             for cell in self._recall_one(entry):
                 if cell.key == entry["key"]:
-                    cells.setdefault(cell.key, cell)
+                    pruned = entry.get("pruned") if self.study.spec.pruning else None
+                    cells.setdefault(cell.key, replace(cell, pruned=pruned))
         return list(cells.values())
 
     def _recall_one(self, entry: Mapping[str, Any]) -> list[Cell]:
@@ -360,29 +364,48 @@ def describe_design(study: Study) -> dict[str, list[str]]:
 
 
 def search_identity(planner: Planner, variant: str) -> str:
-    """Return what makes two searches of a variant the same; their trials may then be shared.
+    """Return what makes two searches the same; their trials may then be shared.
 
     The number of trials is left out, so that a search can be continued with a larger budget.
+
+    Args:
+        variant: Its name, or ``JOINT``.
     """
     study, spec = planner.study, planner.study.spec
+    variants = list(spec.variants) if variant == JOINT else [variant]
+    factors = {
+        f"{kind}.{name}" if variant != JOINT else f"{one}.{kind}.{name}": factor.model_dump()
+        for one in variants
+        for (kind, name), factor in factors_of(study, one).items()
+    }
+    content = {
+        "study": study.name,
+        "variant": variant,
+        "factors": factors,
+        "keys": [cell.key for one in variants for cell in planner.cells(one, {}, trial=0)],
+        "metric": spec.protocol.metric,
+        "objectives": spec.objectives,
+        "constraints": spec.constraints,
+    }
+    # Absent where it is off: searches from before there was any are continued.
     return canonical_hash(
-        {
-            "study": study.name,
-            "variant": variant,
-            "factors": {
-                f"{kind}.{name}": factor.model_dump()
-                for (kind, name), factor in factors_of(study, variant).items()
-            },
-            "keys": [cell.key for cell in planner.cells(variant, {}, trial=0)],
-            "metric": spec.protocol.metric,
-            "objectives": spec.objectives,
-            "constraints": spec.constraints,
-        }
+        content | ({"pruning": spec.pruning.model_dump()} if spec.pruning else {})
     )
+
+
+def list_searches(study: Study, variants: Sequence[str]) -> list[str]:
+    """Return the searches that a study needs for some of its variants; ``JOINT`` is one for all."""
+    if study.spec.design != "search":
+        return []
+    if study.spec.joint:
+        return [JOINT]
+    return [name for name in variants if not is_exhaustive(study, name)]
 
 
 def is_exhaustive(study: Study, variant: str) -> bool:
     """Say whether a search of this variant can simply run every combination."""
+    if study.spec.joint:
+        return False
     combinations = 1
     for factor in factors_of(study, variant).values():
         if not isinstance(factor, Values):
@@ -404,7 +427,10 @@ class Plan:
 
     def states(self) -> list[State]:
         """Return the state of every cell."""
-        return [state_of(result) for result in self.results]
+        return [
+            "pruned" if result is None and cell.pruned is not None else state_of(result)
+            for cell, result in zip(self.cells, self.results, strict=True)
+        ]
 
 
 def make_plan(study: Study, results: Path, *, only: Sequence[str] = ()) -> Plan:
@@ -426,16 +452,17 @@ def make_plan(study: Study, results: Path, *, only: Sequence[str] = ()) -> Plan:
     cells = [cell for cell in cells if cell.recipe.variant in wanted]
     records = [read_result(results, cell.key) for cell in cells]
     open_trials = {}
-    for variant in study.spec.variants:
-        if (
-            study.spec.design == "search"
-            and variant in wanted
-            and not is_exhaustive(study, variant)
-        ):
-            used = proposed.get(search_identity(planner, variant), 0)
-            open_trials[variant] = max(0, study.spec.budget.trials - used)
-    missing = [cell.recipe for cell, record in zip(cells, records, strict=True) if record is None]
-    for variant, trials in open_trials.items():
+    for search in list_searches(study, [name for name in study.spec.variants if name in wanted]):
+        used = proposed.get(search_identity(planner, search), 0)
+        open_trials[search] = max(0, study.spec.budget.trials - used)
+    missing = [
+        cell.recipe
+        for cell, record in zip(cells, records, strict=True)
+        if record is None and cell.pruned is None
+    ]
+    for search, trials in open_trials.items():
+        # What a joint search will choose is unknown; the baseline stands for it.
+        variant = study.spec.baseline if search == JOINT else search
         runs = planner.cells(variant, {}, trial=0) if trials else []
         missing += [cell.recipe for cell in runs] * trials
     return Plan(cells, records, open_trials, estimate_seconds(missing, results))

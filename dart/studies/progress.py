@@ -92,6 +92,8 @@ def describe_seconds(seconds: float | None) -> str:
 
 def describe_result(result: Mapping[str, Any]) -> str:
     """Return the outcome of a run in one short line."""
+    if result["status"] == "pruned":
+        return f"ended early after {result['step']} steps"
     if result["status"] != "finished":
         return f"FAILED: {result.get('reason', 'no reason recorded')}"
     return (

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from dart.errors import UserError
 from dart.recipe import ZERO_SHOT, Recipe
 
-State = Literal["done", "failed", "missing"]
+State = Literal["done", "failed", "missing", "pruned"]
 KEY_LENGTH = 16
 """Characters of a run's key in the name of its folder."""
 PARQUET = b"PAR1"

@@ -1,12 +1,13 @@
 """Which cells need a run, in what order they get it, and who is told what came of it."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from dart.studies.asha import Rungs
 from dart.studies.executor import Cluster, Ending, Executor
 from dart.studies.failures import ATTEMPTS, Failure, describe_error, may_heal
 from dart.studies.folders import clean_stale
@@ -38,6 +39,10 @@ class Tracker(Protocol):
         folder: Path,
     ) -> None:
         """Log a committed cell, unless it is logged already."""
+        ...
+
+    def progress(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Log how far the study itself is."""
         ...
 
     def close(
@@ -98,6 +103,7 @@ class CellRunner:
         self.options = options
         self.tracker: SafeTracker | None = None
         self.retried: set[str] = set()
+        self.rungs_of: Callable[[Cell], Rungs | None] = lambda _cell: None
 
     def log_known(self, cells: Iterable[Cell]) -> None:
         """Log every run that was there before, in case the tracker lost it."""
@@ -120,11 +126,19 @@ class CellRunner:
     def needs_run(self, cell: Cell) -> bool:
         """Say whether a cell has no record, or a failed one that is to be tried again."""
         result = read_result(self.results, cell.key)
-        if result is None or may_heal(result):
+        if result is None:
+            return self.ended_early(cell) is None
+        if may_heal(result):
             return True
         if result["status"] != "failed" or cell.key in self.retried:
             return False
         return result.get("failure", "bug") in self.options.retry
+
+    def ended_early(self, cell: Cell) -> dict[str, Any] | None:
+        """Return what stands for the record of a run that its search ended early."""
+        rungs = self.rungs_of(cell)
+        step = None if rungs is None else rungs.stopped_at()
+        return None if step is None else {"key": cell.key, "status": "pruned", "step": step}
 
     def run(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
         """Return the records of cells, running those that need it.
@@ -141,9 +155,10 @@ class CellRunner:
             _Batch(self).run(missing)
         results = []
         for cell in cells:
-            result = read_result(self.results, cell.key)
+            result = read_result(self.results, cell.key) or self.ended_early(cell)
             assert result is not None
-            self._log(cell, result)
+            if result["status"] != "pruned":
+                self._log(cell, result)
             results.append(result)
         return results
 
@@ -158,6 +173,7 @@ class CellRunner:
             time_limit=self.options.time_limit,
             attempt=1 + int(known.get("attempts", 1) if known else 0),
             alone=alone,
+            rungs=self.rungs_of(cell),
         )
         self.retried.add(cell.key)
         self.executor.submit(task)
@@ -169,7 +185,10 @@ class CellRunner:
     def end(self, cell: Cell, result: Mapping[str, Any]) -> None:
         """Report a run that will not be tried again."""
         self.reporter.end(cell, result)
-        self._log(cell, result)
+        if result["status"] == "pruned":
+            self.abandon([cell], None)
+        else:
+            self._log(cell, result)
 
     def abandon(self, cells: Iterable[Cell], failure: str | None) -> None:
         """Report runs that were cut off."""
@@ -222,7 +241,7 @@ class _Batch:
             clean_stale(self.runner.results)
         if failure is not None and failure != "preempted":
             commit_failure(ending.task, failure, reason=ending.reason)
-        result = read_result(self.runner.results, cell.key)
+        result = read_result(self.runner.results, cell.key) or self.runner.ended_early(cell)
         if failure == "preempted" or result is None or may_heal(result):
             self.waiting.append((cell, bool(result) and self._ran_out_of_memory(cell)))
             self.runner.reporter.lose(cell, _why_again(ending, result))
@@ -263,6 +282,11 @@ class SafeTracker:
             self.tracker.sync(
                 cell.to_dict(), cell.recipe.model_dump(), result=result, folder=folder
             )
+
+    def progress(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Log how far the study itself is."""
+        with self._tolerant():
+            self.tracker.progress(metrics, step=step)
 
     def close(
         self, status: str, *, summary: Mapping[str, float], artifacts: Sequence[Path]

@@ -1,4 +1,4 @@
-"""Optuna chooses a variant's hyperparameters: each variant has a search of the same budget.
+"""Optuna chooses hyperparameters: a search of the same budget for each variant, or one for all.
 
 A trial's value is the mean over the study's seeds, measured on the validation split. The search
 can be cut off anywhere: what was proposed is taken up again, and the sampler is seeded anew by
@@ -7,11 +7,19 @@ the number of trials so far, for one that starts over with its old seed proposes
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Protocol, runtime_checkable
 
 import optuna
-from optuna.samplers import BaseSampler, GPSampler, TPESampler
+from optuna.samplers import (
+    BaseSampler,
+    GPSampler,
+    NSGAIIISampler,
+    NSGAIISampler,
+    RandomSampler,
+    TPESampler,
+)
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -20,20 +28,28 @@ from dart.errors import UserError
 from dart.metrics import METRICS, compare
 from dart.recipe import TrainingSpec, canonical_hash
 from dart.stores import hide_password
-from dart.studies.plan import Cell, Choice, FactorName, Planner, Scalar, factors_of, search_identity
-from dart.studies.spec import Range
+from dart.studies.factors import Range, Scalar
+from dart.studies.hypervolume import default_reference, history
+from dart.studies.model import FactorName, Sampler
+from dart.studies.plan import JOINT, Cell, Choice, Planner, factors_of, search_identity
 
 GAUSSIAN_PROCESS_BELOW = 150
 """Trials from which TPE is used: a Gaussian process's time grows with their cube."""
-ENDED = (TrialState.COMPLETE, TrialState.FAIL)
+ENDED = (TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED)
 
 
 @runtime_checkable
-class RunTrial(Protocol):
-    """Runs the cells of one trial."""
+class Host(Protocol):
+    """Runs the cells of trials, and is told how far a search has come."""
 
-    def __call__(self, cells: Sequence[Cell], *, proposed: int) -> list[dict[str, Any]]:
-        """Return the records; ``proposed`` counts the search's trials with this one."""
+    def run_trials(
+        self, cells: Sequence[Cell], *, identity: str, proposed: int
+    ) -> list[dict[str, Any]]:
+        """Return the records; ``proposed`` counts the search's trials with these."""
+        ...
+
+    def report(self, search: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Keep what a search has reached so far: one row a trial."""
         ...
 
 
@@ -61,12 +77,25 @@ def open_storage(url: str) -> Iterator[RDBStorage]:
         storage.engine.dispose()
 
 
-def make_sampler(*, identity: str, trials_so_far: int, budget: int) -> BaseSampler:
+def make_sampler(
+    *, identity: str, trials_so_far: int, budget: int, name: Sampler = "auto"
+) -> BaseSampler:
     """Return a sampler whose proposals do not depend on where the search was cut off."""
     seed = int(canonical_hash({"search": identity, "trials": trials_so_far})[:8], 16)
     startup = min(10, max(4, budget // 3))
-    if budget < GAUSSIAN_PROCESS_BELOW:
-        return GPSampler(seed=seed, n_startup_trials=startup)
+    # Generations as small as the budget is, so that there are several.
+    population = min(50, max(4, budget // 5))
+    if name == "auto":
+        name = "gp" if budget < GAUSSIAN_PROCESS_BELOW else "tpe"
+    match name:
+        case "gp":
+            return GPSampler(seed=seed, n_startup_trials=startup)
+        case "nsga2":
+            return NSGAIISampler(seed=seed, population_size=population)
+        case "nsga3":
+            return NSGAIIISampler(seed=seed, population_size=population)
+        case "random":
+            return RandomSampler(seed=seed)
     return TPESampler(seed=seed, n_startup_trials=startup)
 
 
@@ -99,14 +128,12 @@ def _validation(result: Mapping[str, Any], metric: str) -> Mapping[str, float]:
     )
 
 
-def suggest(
-    trial: Trial, factors: Mapping[FactorName, Any], planner: Planner, variant: str
-) -> Choice:
+def suggest(trial: Trial, planner: Planner, variant: str) -> Choice:
     """Return the values that Optuna proposes for every factor of a variant."""
     choice: dict[FactorName, Scalar] = {}
     hyperparameters = planner.study.variants[variant].hyperparameters
-    for (kind, name), factor in factors.items():
-        label = f"{kind}.{name}"
+    for (kind, name), factor in factors_of(planner.study, variant).items():
+        label = label_of(planner, variant, (kind, name))
         if not isinstance(factor, Range):
             options: list[Scalar] = list(factor.values)
             choice[kind, name] = trial.suggest_categorical(label, options)  # type: ignore[assignment]
@@ -120,8 +147,29 @@ def suggest(
     return choice
 
 
-class VariantSearch:
-    """The search of one variant's hyperparameters."""
+def label_of(planner: Planner, variant: str, factor: FactorName) -> str:
+    """Return Optuna's name of a factor; in a joint search two variants' ranks are two things."""
+    kind, name = factor
+    inside = f".{variant}" if planner.study.spec.joint and kind == "hyperparameters" else ""
+    return f"{kind}{inside}.{name}"
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A trial that Optuna proposed."""
+
+    trial: Trial
+    label: int
+    cells: list[Cell]
+
+
+class Search:
+    """The search of one variant's hyperparameters, or of all variants at once.
+
+    Args:
+        variant: Its name, or ``JOINT``.
+        width: Trials that are run at once.
+    """
 
     def __init__(
         self,
@@ -129,17 +177,22 @@ class VariantSearch:
         variant: str,
         *,
         storage: RDBStorage,
-        run_trial: RunTrial,
+        host: Host,
         retry_failed: bool,
+        width: int = 1,
     ) -> None:
         self.planner = planner
         self.variant = variant
-        self.run_trial = run_trial
+        self.host = host
+        self.width = width
         self.spec = planner.study.spec
-        self.factors = factors_of(planner.study, variant)
         self.identity = search_identity(planner, variant)
+        self.reference: tuple[float, ...] | None = None
+        if self.spec.reference:
+            self.reference = tuple(self.spec.reference[name] for name in self.spec.objectives)
+        name = "joint" if variant == JOINT else variant
         self.optuna = optuna.create_study(
-            study_name=f"{variant}-{self.identity[:12]}",
+            study_name=f"{name}-{self.identity[:12]}",
             storage=storage,
             directions=[StudyDirection.MINIMIZE] * len(self.spec.objectives),
             load_if_exists=True,
@@ -190,28 +243,90 @@ class VariantSearch:
 
     def run(self) -> None:
         """Run trials until the budget is used, those that were cut off first."""
-        while self._trials(TrialState.WAITING) or len(self._counted()) < self.spec.budget.trials:
-            so_far = len(self._counted())
-            self.optuna.sampler = make_sampler(
-                identity=self.identity, trials_so_far=so_far, budget=self.spec.budget.trials
-            )
-            self._run_one(self.optuna.ask(), so_far)
+        while left := self._left():
+            self._run_some([self._ask() for _ in range(min(self.width, left))])
 
-    def _run_one(self, trial: Trial, so_far: int) -> None:
-        choice = suggest(trial, self.factors, self.planner, self.variant)
+    def _left(self) -> int:
+        waiting = len(self._trials(TrialState.WAITING))
+        return max(waiting, self.spec.budget.trials - len(self._counted()))
+
+    def _ask(self) -> _Asked:
+        so_far = self.proposed()
+        self.optuna.sampler = make_sampler(
+            identity=self.identity,
+            trials_so_far=so_far,
+            budget=self.spec.budget.trials,
+            name=self.spec.sampler,
+        )
+        variants = list(self.spec.variants)
+        is_joint = self.variant == JOINT
+        if is_joint and so_far < len(variants) and not self._trials(TrialState.WAITING):
+            # Every variant once, so that each has something to be compared by.
+            self.optuna.enqueue_trial({"variant": variants[so_far]})
+        trial = self.optuna.ask()
+        variant = str(trial.suggest_categorical("variant", variants)) if is_joint else self.variant
+        choice = suggest(trial, self.planner, variant)
         label = trial.user_attrs.get("label", so_far)
         # Set last: a trial without a label was never run, and does not count.
         trial.set_user_attr("params", trial.params)
         trial.set_user_attr("label", label)
-        cells = self.planner.cells(self.variant, choice, trial=label)
-        results = self.run_trial(cells, proposed=self.proposed())
+        return _Asked(trial, label, self.planner.cells(variant, choice, trial=label))
+
+    def _run_some(self, asked: Sequence[_Asked]) -> None:
+        results: dict[int, list[dict[str, Any]]] = {one.label: [] for one in asked}
+        # Where runs may end early, the other seeds of a trial wait for the first.
+        first = 1 if self.spec.pruning else len(self.spec.budget.seeds)
+        for part in (slice(0, first), slice(first, None)):
+            pending = [one for one in asked if not _is_pruned(results[one.label])]
+            cells = [(one.label, cell) for one in pending for cell in one.cells[part]]
+            if cells:
+                records = self.host.run_trials(
+                    [cell for _, cell in cells], identity=self.identity, proposed=self.proposed()
+                )
+                for (label, _), record in zip(cells, records, strict=True):
+                    results[label].append(record)
+        for one in asked:
+            self._tell(one.trial, results[one.label])
+        self._report()
+
+    def _tell(self, trial: Trial, results: Sequence[Mapping[str, Any]]) -> None:
+        if _is_pruned(results):
+            self.optuna.tell(trial, state=TrialState.PRUNED)
+            return
         if any(result["status"] != "finished" for result in results):
             self.optuna.tell(trial, state=TrialState.FAIL)
             return
-        values = measure_trial(results, self.spec.protocol.metric)
+        metric = self.spec.protocol.metric
+        values = measure_trial(results, metric)
         for name, limit in self.spec.constraints.items():
             trial.set_constraint(name, values[name] - limit)
         self.optuna.tell(trial, [values[name] for name in self.spec.objectives])
+        if self.reference is None:
+            self.reference = default_reference(
+                dict(_validation(results[0], metric)),
+                self.spec.objectives,
+                higher_is_better=METRICS[metric].higher_is_better,
+            )
+
+    def _report(self) -> None:
+        """Tell the host the area that is dominated after each trial so far."""
+        if self.reference is None:
+            return  # nothing has finished
+        trials = sorted(self._counted(), key=lambda trial: trial.user_attrs["label"])
+        points = [tuple(t.values) if t.values and _is_feasible(t) else None for t in trials]
+        rows = [
+            {
+                "search": self.variant,
+                "trial": trial.user_attrs["label"],
+                "state": trial.state.name.lower(),
+                **dict(zip(self.spec.objectives, trial.values or (), strict=False)),
+                "feasible": _is_feasible(trial),
+                "reference": list(self.reference),
+                "hypervolume": area,
+            }
+            for trial, area in zip(trials, history(points, self.reference), strict=True)
+        ]
+        self.host.report(self.variant, rows)
 
     def _labelled(self) -> dict[int, FrozenTrial]:
         every = self._trials(*ENDED, TrialState.RUNNING)
@@ -222,11 +337,24 @@ class VariantSearch:
         return len(self._labelled())
 
     def known_cells(self) -> list[Cell]:
-        """Return the cells of every trial proposed so far."""
+        """Return the cells of every trial proposed so far that did not end early."""
         cells = []
         for label, trial in sorted(self._labelled().items()):
+            if trial.state == TrialState.PRUNED:
+                continue
             params = trial.user_attrs["params"]
-            choice: dict[FactorName, Scalar] = {}
-            choice |= {(kind, name): params[f"{kind}.{name}"] for kind, name in self.factors}
-            cells += self.planner.cells(self.variant, choice, trial=label)
+            variant = params.get("variant", self.variant)
+            choice: dict[FactorName, Scalar] = {
+                factor: params[label_of(self.planner, variant, factor)]
+                for factor in factors_of(self.planner.study, variant)
+            }
+            cells += self.planner.cells(variant, choice, trial=label)
         return cells
+
+
+def _is_pruned(results: Sequence[Mapping[str, Any]]) -> bool:
+    return any(result["status"] == "pruned" for result in results)
+
+
+def _is_feasible(trial: FrozenTrial) -> bool:
+    return all(value <= 0 for value in trial.constraints.values())

@@ -102,9 +102,12 @@ class Written:
         return [cell for cell in self.cells if cell["key"][:KEY_LENGTH] in begun]
 
     def states(self) -> dict[str, str]:
-        """Return key -> ``done``, ``running``, ``failed`` or ``missing``."""
+        """Return key -> ``done``, ``running``, ``failed``, ``pruned`` or ``missing``."""
         states: dict[str, str] = {
-            c["key"]: state_of(self.records.get(c["key"])) for c in self.cells
+            c["key"]: "pruned"
+            if c.get("pruned") is not None and c["key"] not in self.records
+            else state_of(self.records.get(c["key"]))
+            for c in self.cells
         }
         states |= {c["key"]: "running" for c in self.running() if states[c["key"]] != "done"}
         return states

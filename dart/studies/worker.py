@@ -16,9 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from dart.errors import TimeLimit, UserError
+from dart.errors import Pruned, TimeLimit, UserError
 from dart.provenance import describe_environment, save_changes
 from dart.recipe import Recipe
+from dart.studies.asha import Rungs
 from dart.studies.failures import Failure, classify, describe_error
 from dart.studies.folders import commit_run, describe_files, full_disk, open_run
 from dart.studies.stopping import limit_time
@@ -56,6 +57,8 @@ class Task:
     attempt: int = 1
     alone: bool = False
     """Nothing else may share the accelerator: an earlier attempt ran out of memory."""
+    rungs: Rungs | None = None
+    """Where the run may be ended early."""
 
     @property
     def key(self) -> str:
@@ -97,6 +100,10 @@ def run_task(
         result = _attempt(task, function, folder, on_step)
         _write_json(folder / "result.json", result | {"files": describe_files(folder)})
         commit_run(folder, task.results, task.key)
+    except Pruned as pruned:
+        # The decision is written down; the record of half a run would be taken for a whole one.
+        shutil.rmtree(folder, ignore_errors=True)
+        result = {"key": task.key, "status": "pruned", "step": pruned.step}
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -142,6 +149,8 @@ def _call(
 ) -> None:
     had_state = task.state.exists()
     options: dict[str, Any] = {"results": task.results, "device": task.device, "on_step": on_step}
+    if task.rungs is not None:
+        options["rungs"] = task.rungs
     try:
         function(task.recipe, folder, state=task.state, **options)
     except UserError as error:

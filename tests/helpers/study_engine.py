@@ -19,6 +19,7 @@ import pandas as pd
 
 from dart.metrics import compare
 from dart.recipe import ZERO_SHOT, Recipe
+from dart.studies.asha import Rungs
 from dart.studies.execute import Outcome, execute_study
 from dart.studies.executor import Cluster
 from dart.studies.failures import read_kinds
@@ -84,7 +85,7 @@ class FakeRun:
         self.log = log
         self.calls: list[str] = []
 
-    def __call__(
+    def __call__(  # noqa: PLR0913  # as the real one
         self,
         recipe: Recipe,
         folder: Path,
@@ -93,6 +94,7 @@ class FakeRun:
         device: str,  # noqa: ARG002
         state: Path | None,  # noqa: ARG002
         on_step: Callable[[int, int, float], None],
+        rungs: Rungs | None = None,
     ) -> dict[str, Any]:
         started = datetime.now(UTC)
         self._say(f"{recipe.variant} {recipe.hyperparameters} {recipe.seed}")
@@ -103,6 +105,8 @@ class FakeRun:
             )
         for step in range(STEPS):
             time.sleep(self.seconds / STEPS)
+            if rungs is not None and step + 1 in rungs.steps:
+                rungs(step + 1, curve_point(recipe, step + 1))
             on_step(step + 1, STEPS, 1.0 / (step + 1))
         result = {
             **make_result(recipe),
@@ -126,6 +130,21 @@ class FakeRun:
         if self.log is not None:
             with self.log.open("a") as file:
                 file.write(label + "\n")
+
+
+def curve_point(recipe: Recipe, step: int) -> list[tuple[int, str, str, str, float]]:
+    """Return the errors after some steps: as far towards the last as the steps are."""
+    return [
+        (
+            step,
+            name,
+            domain["role"],
+            metric,
+            before + (domain["after"][metric] - before) * step / STEPS,
+        )
+        for name, domain in make_result(recipe)["domains"].items()
+        for metric, before in domain["before"].items()
+    ]
 
 
 def make_result(recipe: Recipe) -> dict[str, Any]:
