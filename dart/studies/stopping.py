@@ -31,15 +31,18 @@ class StopRequest:
             self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        # Ray answers any signal with a KeyboardInterrupt of its own.
+        is_own = isinstance(error, Stopped)
+        if isinstance(error, KeyboardInterrupt) and not is_own and self.signum is not None:
+            raise Stopped(self.signum) from None
 
     def _handle(self, signum: int, _frame: FrameType | None) -> None:
-        if self.is_training and self.signum is None:
-            self.signum = signum
-            return
-        raise Stopped(signum)
+        is_first, self.signum = self.signum is None, self.signum or signum
+        if not (self.is_training and is_first):
+            raise Stopped(signum)
 
     def step(self, done: int, steps: int) -> None:
         """Be told that a step of training is over.
