@@ -79,18 +79,13 @@ def survives(before: Sequence[Point], point: Point, *, eta: int) -> bool:
     return order_points(points).index(len(before)) < math.ceil(len(points) / eta)
 
 
-def group_of(search: str, seed: int) -> str:
-    """Return whom a run is compared with: runs of the same search and seed."""
-    return f"{search[:12]}-seed{seed}"
-
-
 @dataclass(frozen=True)
 class Rungs:
     """Decides at each rung whether one run goes on.
 
     Args:
         path: ``asha.jsonl`` in the study's folder.
-        group: Runs of one group are compared: one search, one setting of pruning, one seed.
+        group: Runs of one group are compared: those of one search and setting of pruning.
         about: What a line says of the run, its key among it.
     """
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from dart.recipe import ZERO_SHOT
 from dart.stores import check_store
-from dart.studies.asha import Rungs, group_of, read_rows
+from dart.studies.asha import Rungs, read_rows
 from dart.studies.executor import Executor, InlineExecutor
 from dart.studies.failures import classify
 from dart.studies.folders import (
@@ -238,16 +238,22 @@ class _StudyRun:
         return searches
 
     def _rungs_of(self, cell: Cell) -> Rungs | None:
-        """Return where a run of a search may be ended early."""
+        """Return where a run of a search may be ended early: only a trial's first seed is judged.
+
+        Those after it would be compared with what survived alone.
+        """
         pruning, variant = self.study.spec.pruning, cell.recipe.variant
-        search = next(iter(list_searches(self.study, [variant])), None)
-        if pruning is None or search is None or variant == ZERO_SHOT:
+        if cell.recipe.seed != self.study.spec.budget.seeds[0]:
+            return None
+        known = [variant] if variant in self.study.variants else []
+        search = next(iter(list_searches(self.study, known)), None)
+        if pruning is None or search is None or not known:
             return None
         if search not in self.identities:
             self.identities[search] = search_identity(self.planner, search)
         return Rungs(
             self.folder / "asha.jsonl",
-            group_of(self.identities[search], cell.recipe.seed),
+            self.identities[search][:12],
             pruning.rungs,
             pruning.eta,
             self.study.spec.protocol.metric,

@@ -5,6 +5,7 @@ can be cut off anywhere: what was proposed is taken up again, and the sampler is
 the number of trials so far, for one that starts over with its old seed proposes its old trials.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,7 +94,9 @@ def make_sampler(
         case "nsga2":
             return NSGAIISampler(seed=seed, population_size=population)
         case "nsga3":
-            return NSGAIIISampler(seed=seed, population_size=population)
+            with warnings.catch_warnings():  # it is called experimental since version 3.2
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                return NSGAIIISampler(seed=seed, population_size=population)
         case "random":
             return RandomSampler(seed=seed)
     return TPESampler(seed=seed, n_startup_trials=startup)

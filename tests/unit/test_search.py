@@ -7,6 +7,7 @@ import optuna
 import pytest
 
 from dart.errors import UserError
+from dart.studies.asha import read_rows
 from dart.studies.search import make_sampler, measure_trial
 from tests.helpers.study_engine import FakeRun, run_toy, write_study
 
@@ -197,3 +198,76 @@ def test_a_trial_is_judged_on_the_validation_split_and_lower_is_better() -> None
     )
     with pytest.raises(UserError, match="no validation errors in 'rmse'"):
         measure_trial([{"key": "k", "metric": "abs_rel", "validation": {}}], "rmse")
+
+
+JOINT = """\
+joint: true
+sampler: SAMPLER
+variants:
+  plain: {}
+  tuned: {rank: {low: 2, high: 4096, log: true}, gate: {low: 0.0, high: 1.0}}
+factors: {steps: [5, 6]}
+budget: {trials: 7}
+"""
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "nsga3", "random"])
+def test_one_search_over_all_variants_tries_each_and_resumes(sampler: str, tmp_path: Path) -> None:
+    text = JOINT.replace("SAMPLER", sampler)
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "parts").mkdir()
+    whole = FakeRun()
+    outcome = run_toy(write_study(tmp_path / "whole", text), tmp_path / "whole", whole)
+    trials = _trials(tmp_path / "whole")
+    assert len(trials) == 7
+    assert [trial.params["variant"] for trial in trials[:2]] == ["plain", "tuned"]
+    for trial in trials:
+        own = {"hyperparameters.tuned.rank", "hyperparameters.tuned.gate"}
+        expected = own if trial.params["variant"] == "tuned" else set()
+        assert set(trial.params) == {"variant", "training.steps"} | expected
+    # Of what varies the plain variant has two choices: what was run already is told, not run.
+    assert len(whole.calls) == len({cell.key for cell in outcome.cells}) <= 8
+    path, results = write_study(tmp_path / "parts", text), tmp_path / "parts"
+    calls = _stop_after(path, results, 3)
+    rest = FakeRun()
+    run_toy(path, results, rest)
+    assert calls + rest.calls == whole.calls
+    assert [t.params for t in _trials(results) if t.state.name == "COMPLETE"] == [
+        t.params for t in trials
+    ]
+
+
+def test_the_area_grows_as_its_definition_says(tmp_path: Path) -> None:
+    text = SEARCH.replace("search:", "sampler: random\nsearch:").replace("trials: 4", "trials: 9")
+    run_toy(write_study(tmp_path, text), tmp_path)
+    rows = read_rows(tmp_path / "studies" / "toy" / "hypervolume.jsonl")
+    assert [row["trial"] for row in rows] == list(range(9))
+    # A tenth beyond the untouched network: 0.4 on the target, 0.1 on the source.
+    assert rows[0]["reference"] == pytest.approx([0.44, 0.01])
+    points = [tuple(trial.values or ()) for trial in _trials(tmp_path)]
+    grid = [
+        (0.44 * (x + 0.5) / 400, 0.2 * (y + 0.5) / 400 - 0.19)
+        for x in range(400)
+        for y in range(400)
+    ]
+    inside = [p for p in points if p[0] < 0.44 and p[1] < 0.01]
+    covered = sum(any(x >= a and y >= b for a, b in inside) for x, y in grid)
+    assert rows[-1]["hypervolume"] == pytest.approx(covered / 400**2 * 0.44 * 0.2, rel=0.02)
+    areas = [row["hypervolume"] for row in rows]
+    assert areas == sorted(areas)
+
+
+def test_a_declared_corner_and_a_bound_decide_what_counts(tmp_path: Path) -> None:
+    text = SEARCH.replace("search:", "sampler: random\nsearch:")
+    text += "reference: {target: 1.0, forgetting: 1.0}\nconstraints: {forgetting: -1}\n"
+    run_toy(write_study(tmp_path, text), tmp_path)
+    rows = read_rows(tmp_path / "studies" / "toy" / "hypervolume.jsonl")
+    assert [row["reference"] for row in rows] == [[1.0, 1.0]] * TRIALS
+    assert [row["feasible"] for row in rows] == [False] * TRIALS
+    assert [row["hypervolume"] for row in rows] == [0.0] * TRIALS
+
+
+def test_a_joint_search_needs_a_trial_for_each_variant(tmp_path: Path) -> None:
+    path = write_study(tmp_path, JOINT.replace("trials: 7", "trials: 1").replace("SAMPLER", "tpe"))
+    with pytest.raises(UserError, match=r"toy\.yaml:7: budget\.trials: 1 trials are too few"):
+        run_toy(path, tmp_path)
