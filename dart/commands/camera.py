@@ -15,7 +15,7 @@ from rich.console import Console
 from dart.cameras import Camera, load_calibration
 from dart.cameras.inspection import Inspection, inspect_camera
 from dart.commands.camera_pictures import draw_sheet, draw_views
-from dart.commands.common import make_folder, print_json
+from dart.commands.common import make_folder, print_json, write_whole
 from dart.errors import UserError
 
 _SIZE = re.compile(r"([1-9]\d{0,4})[xX]([1-9]\d{0,4})")
@@ -85,10 +85,12 @@ def camera(options: Namespace) -> int:
     stem = "_".join(filter(None, (options.file.stem, _plain(options.name))))
     lines = describe(lens, found)
     pictures = [folder / f"{stem}_camera.png"]
-    _write(pictures[0], lambda path: draw_sheet(lens, found, [options.file.name, *lines], path))
+    write_whole(
+        pictures[0], lambda path: draw_sheet(lens, found, [options.file.name, *lines], path)
+    )
     if image is not None and photograph is not None:
         pictures.append(folder / f"{stem}_{photograph.stem}_views.png")
-        _write(pictures[1], lambda path: draw_views(lens, image, found, path))
+        write_whole(pictures[1], lambda path: draw_views(lens, image, found, path))
     if options.json:
         print_json(_content(lens, found, pictures))
         return 0
@@ -101,17 +103,6 @@ def camera(options: Namespace) -> int:
 
 def _plain(name: str | None) -> str | None:
     return None if name is None else re.sub(r"[^\w.-]+", "_", name)
-
-
-def _write(path: Path, draw: Any) -> None:
-    partial = path.with_name(f".{path.stem}.partial.png")
-    try:
-        draw(partial)
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; --out names a folder") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def describe(lens: Camera, found: Inspection) -> list[str]:

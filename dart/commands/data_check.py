@@ -1,13 +1,17 @@
 """``dart data check``: open every file of a data set and say what is wrong with it."""
 
-import os
 from argparse import Namespace
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from dart.commands.common import create_progress, make_folder, print_json
+from dart.commands.common import (
+    create_console,
+    create_progress,
+    make_folder,
+    print_json,
+    write_whole,
+)
 from dart.data.checks import Report, check_dataset
 from dart.data.sets import open_dataset
 from dart.data.sets.base import DepthDataset
@@ -33,9 +37,8 @@ def data(options: Namespace) -> int:
     sheet = None
     if options.out is not None and report.rows:
         sheet = options.out / "contact_sheet.png"
-        partial = options.out / f".{os.getpid()}-contact_sheet.png"
-        draw_sheet(report.rows, partial, titles=("image", "depth", "valid"))
-        partial.replace(sheet)
+        titles = ("image", "depth", "valid")
+        write_whole(sheet, lambda path: draw_sheet(report.rows, path, titles=titles))
     if options.json:
         shown = None if sheet is None else str(sheet)
         print_json(
@@ -60,17 +63,34 @@ def _list_splits(opened: DepthDataset, options: Namespace) -> dict[str, list[str
 
 
 def _print(report: Report, sheet: Any) -> None:
-    console = Console(soft_wrap=True)
+    console = create_console()
     console.print(
         f"{report.opened} of {report.frames} frames opened, {report.scenes} scenes, "
         f"depth in {report.units}"
     )
-    console.print("sizes: " + ", ".join(f"{size} ({n})" for size, n in report.sizes.items()))
+    if report.sizes:
+        console.print("sizes: " + ", ".join(f"{size} ({n})" for size, n in report.sizes.items()))
     for name, lens in report.lenses.items():
         console.print(
             f"lens {name}: {lens['frames']} frames, up to {lens['largest_polar_degrees']:.1f} "
             f"degrees off axis, round trip {lens['round_trip_pixels']:.1e} pixels"
         )
+    if report.percentiles:
+        console.print(_table(report))
+    for name, found in report.planarity.items():
+        console.print(
+            f"planes in {name}: {found['share_as_z']:.0%} of points read as z, "
+            f"{found['share_as_range']:.0%} as range: {found['fits_better']}",
+        )
+    if sheet is not None:
+        console.print(f"contact sheet: {sheet}")
+    count = len(report.problems)
+    console.print(f"{count} problem{'s' * (count > 1)}" if count else "no problem found")
+    for problem in report.problems:
+        console.print(f"  {problem.kind}: {problem.where}: {problem.text}")
+
+
+def _table(report: Report) -> Table:
     table = Table(title="depth in the files [m]")
     columns = list(next(iter(report.percentiles.values()), {}))
     for column in ("group", *columns, "valid", "least valid"):
@@ -80,15 +100,4 @@ def _print(report: Report, sheet: Any) -> None:
         share = report.valid_share[group]
         cells = [f"{value:.3g}" for value in values.values()]
         table.add_row(group, *cells, f"{share['mean']:.1%}", f"{share['least']:.1%}")
-    console.print(table)
-    for name, found in report.planarity.items():
-        console.print(
-            f"planes in {name}: {found['share_as_z']:.0%} of points read as z, "
-            f"{found['share_as_range']:.0%} as range: {found['fits_better']}",
-            markup=False,
-        )
-    if sheet is not None:
-        console.print(f"contact sheet: {sheet}")
-    console.print(f"{len(report.problems)} problems" if report.problems else "no problem found")
-    for problem in report.problems:
-        console.print(f"  {problem.kind}: {problem.where}: {problem.text}", markup=False)
+    return table

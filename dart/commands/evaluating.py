@@ -1,19 +1,23 @@
 """``dart evaluate``: a network on built-in domains, or on a data set on disk."""
 
 import json
-import os
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from rich.console import Console
 from rich.table import Table
 
-from dart.commands.common import create_progress, make_folder, print_json
+from dart.commands.common import (
+    create_console,
+    create_progress,
+    make_folder,
+    print_json,
+    write_whole,
+)
 from dart.commands.reading import check_device, mean_errors
 from dart.data.domain_file import find_domain
 from dart.data.sets import open_dataset
@@ -91,7 +95,7 @@ def _evaluate_domains(options: Namespace) -> int:
         table.add_column(metric, justify="right")
     for domain, values in means.items():
         table.add_row(domain, *(f"{values[metric]:.4f}" for metric in METRICS))
-    Console().print(table)
+    create_console().print(table)
     return 0
 
 
@@ -228,29 +232,22 @@ def to_markdown(summary: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in rows) + "\n"
 
 
-def _replace(path: Path, write_to: Callable[[Path], object]) -> None:
-    partial = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        write_to(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def write(
     folder: Path, evaluation: Evaluation, summary: pd.DataFrame, report: Mapping[str, Any]
 ) -> None:
     """Write the tables, the summary and the contact sheet; each file is whole or absent."""
     text = json.dumps(report, indent=1, allow_nan=False)
     titles = ("image", "truth", "prediction", "|error|")
-    _replace(
+    write_whole(
         folder / "per_image.parquet", lambda p: evaluation.per_image.to_parquet(p, index=False)
     )
-    _replace(folder / "per_angle.csv", lambda p: evaluation.per_angle.to_csv(p, index=False))
-    _replace(folder / "summary.csv", lambda p: summary.to_csv(p, index=False))
-    _replace(folder / "summary.json", lambda p: p.write_text(text))
-    _replace(folder / "summary.md", lambda p: p.write_text(to_markdown(summary)))
-    _replace(folder / "contact_sheet.png", lambda p: draw_sheet(evaluation.rows, p, titles=titles))
+    write_whole(folder / "per_angle.csv", lambda p: evaluation.per_angle.to_csv(p, index=False))
+    write_whole(folder / "summary.csv", lambda p: summary.to_csv(p, index=False))
+    write_whole(folder / "summary.json", lambda p: p.write_text(text))
+    write_whole(folder / "summary.md", lambda p: p.write_text(to_markdown(summary)))
+    write_whole(
+        folder / "contact_sheet.png", lambda p: draw_sheet(evaluation.rows, p, titles=titles)
+    )
 
 
 def _print(summary: pd.DataFrame, report: Mapping[str, Any]) -> None:
@@ -263,10 +260,10 @@ def _print(summary: pd.DataFrame, report: Mapping[str, Any]) -> None:
         table.add_column(column, justify=justify, overflow="fold")
     for cells in _lines(summary):
         table.add_row(*cells[: len(_HEAD) + len(_SHOWN)])
-    console = Console()
+    console = create_console()
     console.print(table)
     left_out = {**dict.fromkeys(report["missing"], "missing"), **report["unreadable"]}
     if left_out:
         console.print(f"left out: {len(left_out)} frames")
         for key, reason in left_out.items():
-            console.print(f"  {key}: {reason}", markup=False)
+            console.print(f"  {key}: {reason}")

@@ -4,10 +4,9 @@ from argparse import Namespace
 from collections.abc import Mapping
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
-from dart.commands.common import create_progress, print_json
+from dart.commands.common import create_console, create_progress, print_json
 from dart.commands.reading import check_device
 from dart.data.dataset import open_domain
 from dart.data.domain_file import find_domain
@@ -44,10 +43,10 @@ def probe(options: Namespace) -> int:
         told = {"checkpoint": str(options.checkpoint), "split": options.split}
         print_json({**told, "domains": results})
         return 0
-    console = Console()
+    console = create_console()
     for domain, result in results.items():
         console.print(_table(f"{domain}/{options.split}", result["images"], result["arms"]))
-        console.print(f"{domain}: {result['says']}", highlight=False, soft_wrap=True)
+        console.print(f"{domain}: {result['says']}")
     return 0
 
 

@@ -5,12 +5,11 @@ from argparse import Namespace
 import cv2
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from dart.cameras import load_calibration
 from dart.commands.camera import check_image, parse_size, read_image
-from dart.commands.common import make_folder, print_json
+from dart.commands.common import create_console, make_folder, print_json, write_whole
 from dart.data.dataset import open_domain
 from dart.errors import UserError
 from dart.measuring import measure, predict
@@ -78,11 +77,13 @@ def predict_image(options: Namespace) -> int:
     raw = folder / f"{options.image.stem}_distance.png"
     picture = folder / f"{options.image.stem}_distance_colour.png"
     millimetres = np.where(valid, distance * 1000, 0).round().clip(0, 65535).astype(np.uint16)
-    if not cv2.imwrite(str(raw), millimetres):
-        raise UserError(f"cannot write {raw}")
-    draw_distance(distance, valid, picture)
+    encoded = cv2.imencode(".png", millimetres)[1].tobytes()
+    write_whole(raw, lambda path: path.write_bytes(encoded))
+    write_whole(picture, lambda path: draw_distance(distance, valid, path))
     low, high = distance[valid].min(), distance[valid].max()
-    Console().print(f"{raw} (millimetres along the ray; {low:.2f} to {high:.2f} m)\n{picture}")
+    create_console().print(
+        f"{raw} (millimetres along the ray; {low:.2f} to {high:.2f} m)\n{picture}"
+    )
     return 0
 
 
@@ -120,5 +121,5 @@ def variants(options: Namespace) -> int:
             "\n".join(f"{k}={v}" for k, v in row["hyperparameters"].items()),
             f"{row['adapter_parameters']:,} /\n{row['trainable_parameters']:,}",
         )
-    Console().print(table)
+    create_console().print(table)
     return 0

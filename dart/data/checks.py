@@ -120,8 +120,8 @@ class _Checker:
             for group, count in Counter(self.groups.values()).items()
         }
         self.opened: Counter[str] = Counter()
-        for key in data.skipped:
-            self._add("missing", key, "a file of this frame does not exist")
+        for key, path in data.missing.items():
+            self._add("missing", key, f"{path} does not exist")
 
     def _group(self, key: str) -> str:
         return group_of(key, otherwise=self.data.name)

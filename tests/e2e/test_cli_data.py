@@ -1,5 +1,6 @@
 """``dart data check`` and ``dart evaluate --data`` as a user types them."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 from PIL import Image
 
 from dart.cli import main
+from dart.commands.common import write_whole
+from dart.errors import UserError
 from tests.helpers.triples import Triples, tilted_plane
 
 SHARED = Path(os.environ.get("DART_SHARED_DATA", "../shared/data"))
@@ -46,7 +49,35 @@ def test_a_faulty_set_gives_status_one_and_names_the_file(
     assert main(["data", "check", str(triples.root), "--as", "real_triples"]) == 1
     shown = capsys.readouterr().out
     assert "desk_1_depth.png" in shown
-    assert "1 problems" in shown
+    assert "\n1 problem\n" in shown
+    assert "depth in the files [m]" in shown
+    assert "│ room " in shown
+
+
+def test_an_unreadable_frame_ends_an_evaluation_in_one_line(
+    triples: Triples, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (triples.root / "room" / "desk_1_depth.png").write_bytes(b"\x89PNG")
+    command = ["evaluate", "rooms_small", "--data", str(triples.root), "--as", "real_triples"]
+    assert main([*command, "--width", "64", "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("error: 1 of 3 frames cannot be read")
+    assert told.err.count("\n") == 1
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
+    path = tmp_path / "sheet.png"
+    path.write_text("earlier")
+
+    def fill(partial: Path) -> None:
+        partial.write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(UserError, match=r"cannot write .*sheet\.png: No space left on device"):
+        write_whole(path, fill)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("sheet.png", "earlier")]
 
 
 def test_evaluate_writes_its_tables_and_a_sheet(

@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ def triples(tmp_path: Path) -> Triples:
     return made
 
 
-def check(triples: Triples, **options: int) -> Report:
+def check(triples: Triples, **options: Any) -> Report:
     data = open_dataset(triples.root, "real_triples", on_missing="skip")
     splits = {
         split: [e.key for e in open_dataset(triples.root, "real_triples", split=split).entries]
@@ -102,6 +103,8 @@ def test_truncated_missing_and_empty_files_are_each_named(triples: Triples) -> N
         "room/desk_1": "missing",
         "room/desk_7": "no valid depth",
     }
+    missing = next(problem for problem in report.problems if problem.kind == "missing")
+    assert missing.text == f"{triples.root / 'room' / 'desk_1_rgb.png'} does not exist"
     assert report.frames == 5
     assert report.opened == 3
 

@@ -241,6 +241,7 @@ def test_missing_files_are_counted_named_and_left_out_only_when_asked(tmp_path: 
         Folder(tmp_path)
     data = Folder(tmp_path, on_missing="skip")
     assert data.skipped == ("a_1",)
+    assert data.missing == {"a_1": tmp_path / "a_1.png"}
     assert [entry.key for entry in data.entries] == ["a_0", "b_0"]
     for stem in ("a_0", "b_0"):
         (tmp_path / f"{stem}.png").unlink()

@@ -214,6 +214,8 @@ def test_a_file_that_is_no_manifest_is_refused(tmp_path: Path, content: str, tol
     with pytest.raises(UserError) as error:
         open_dataset(path, "manifest")
     assert told in str(error.value)
+    with pytest.raises(UserError, match="a folder; give the manifest file in it"):
+        open_dataset(tmp_path, "manifest")
     with pytest.raises(UserError, match=r"a manifest ends in \.csv, \.json, \.jsonl"):
         read_table(Path(__file__))
 

@@ -9,7 +9,7 @@ Axis letters: ``h w`` pixels.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, overload
@@ -89,7 +89,7 @@ class DepthDataset(Sequence, ABC):
         split: One of ``splits``; every frame unless given.
         evaluation: Count only the pixels of the crop that the field's protocol evaluates.
         on_missing: What to do where a listed file does not exist; ``skip`` keeps the names of
-            the frames left out in ``skipped``.
+            the frames left out in ``skipped``, and their files in ``missing``.
 
     Raises:
         UserError: the folder, a split or a file is not there, a path leaves the folder, two
@@ -126,7 +126,8 @@ class DepthDataset(Sequence, ABC):
                 f"{did_you_mean(split, self.splits)}"
             )
         self._lenses: dict[str, tuple[Float[ndarray, "h w"], Bool[ndarray, "h w"]]] = {}
-        self.entries, self.skipped = self._check_entries(on_missing)
+        self.entries, self.missing = self._check_entries(on_missing)
+        self.skipped = tuple(self.missing)
         self.scenes = tuple(dict.fromkeys(entry.scene for entry in self.entries))
         self._scene_numbers = {scene: number for number, scene in enumerate(self.scenes)}
 
@@ -169,7 +170,8 @@ class DepthDataset(Sequence, ABC):
 
     def _check_entries(
         self, on_missing: Literal["error", "skip"]
-    ) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
+    ) -> tuple[tuple[Entry, ...], Mapping[str, Path]]:
+        """Return the frames that are there, and of each other one the first file that is not."""
         listed = list(self._list())
         if not listed:
             where = "" if self.split is None else f" in split '{self.split}'"
@@ -188,12 +190,12 @@ class DepthDataset(Sequence, ABC):
         if missing and (on_missing == "error" or not kept):
             shown = ", ".join(str(path) for path in list(missing.values())[:3])
             more = ", ..." if len(missing) > 3 else ""
-            hint = "; on_missing='skip' leaves them out" if kept else ""
+            hint = "; on_missing='skip' (or --skip-unreadable) leaves them out" if kept else ""
             raise UserError(
                 f"{self.root}: files of {len(missing)} of {len(listed)} frames are missing: "
                 f"{shown}{more}{hint}"
             )
-        return tuple(kept), tuple(missing)
+        return tuple(kept), missing
 
     def __len__(self) -> int:
         """Return the number of frames."""

@@ -107,6 +107,8 @@ def read_table(path: Path, *, defaults: Mapping[str, Any] | None = None) -> Tabl
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such manifest") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: a folder; give the manifest file in it") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not a text file in UTF-8 ({reason})") from None
