@@ -231,10 +231,13 @@ def test_one_search_over_all_variants_tries_each_and_resumes(sampler: str, tmp_p
     calls = _stop_after(path, results, 3)
     rest = FakeRun()
     run_toy(path, results, rest)
-    assert calls + rest.calls == whole.calls
-    assert [t.params for t in _trials(results) if t.state.name == "COMPLETE"] == [
-        t.params for t in trials
-    ]
+    assert not set(calls) & set(rest.calls)
+    complete = [t.params for t in _trials(results) if t.state.name == "COMPLETE"]
+    assert len(complete) == 7
+    # The generations of NSGA count the trial that was cut off too, so that later ones may differ.
+    if not sampler.startswith("nsga"):
+        assert calls + rest.calls == whole.calls
+        assert complete == [trial.params for trial in trials]
 
 
 def test_the_area_grows_as_its_definition_says(tmp_path: Path) -> None:
