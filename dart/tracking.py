@@ -34,6 +34,8 @@ IMAGES = "predictions"
 BATCH = {"metrics": 1000, "params": 100}
 """MLflow's limits for one ``log_batch``."""
 PAGE = 1000
+CURVE_POINTS = 100
+"""Steps of a training curve that MLflow gets."""
 TAG_LENGTH = 5000
 
 
@@ -246,14 +248,13 @@ class StudyTracker:
             if (folder / name).exists():
                 self.client.log_artifact(run, str(folder / name))
         self._log_picture(run, folder / "predictions.png")
-        self._tag_failure(run, result)
+        self._tag_failure(run, result, known.data.tags if known is not None else {})
         self.client.set_tag(run, "dart.logged", attempt)
         self.client.set_terminated(run, status, _ended(result))
         self.runs[cell["key"]] = self.client.get_run(run)
 
-    def _tag_failure(self, run: str, result: Mapping[str, Any]) -> None:
+    def _tag_failure(self, run: str, result: Mapping[str, Any], old: Mapping[str, str]) -> None:
         tags = {"dart.failure": result.get("failure"), "dart.reason": result.get("reason")}
-        old = self.client.get_run(run).data.tags
         for name, value in tags.items():
             if result["status"] == "failed" and value:
                 self.client.set_tag(run, name, value[:TAG_LENGTH])
@@ -354,11 +355,18 @@ def final_metrics(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def read_history(folder: Path) -> Iterator[tuple[str, float, int]]:
-    """Yield name, value and step of everything recorded during training."""
+    """Yield name, value and step of what was recorded during training, at most 100 steps of each.
+
+    MLflow takes a second of the processor for four thousand numbers; all of them stay in the run's
+    folder.
+    """
     path = folder / "history.parquet"
     if not path.exists():
         return
     frame = pd.read_parquet(path)
+    if len(frame) > CURVE_POINTS:
+        last = len(frame) - 1
+        frame = frame.iloc[[round(i * last / (CURVE_POINTS - 1)) for i in range(CURVE_POINTS)]]
     for name in frame.columns.drop("step"):
         for step, value in zip(frame["step"], frame[name], strict=True):
             if math.isfinite(value):

@@ -1,18 +1,20 @@
 """MLflow's copy of a study, on real SQLite: complete, truthful and never written twice."""
 
+import itertools
 import json
 import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from dart.errors import UserError
 from dart.studies.records import run_folder
-from dart.tracking import StudyTracker, database_uri, final_metrics
+from dart.tracking import StudyTracker, database_uri, final_metrics, read_history
 from tests.helpers.study_engine import FakeRun, run_toy, write_study
 
 # MLflow 3.17 uses a loader that SQLAlchemy 2.1 will take away; its users do not see the warning.
@@ -208,3 +210,17 @@ def test_a_tracker_that_fails_does_not_stop_the_study(
 def test_numbers_that_are_not_finite_are_absent() -> None:
     result = {"seed": 1, "adaptation": float("inf"), "forgetting": 0.5, "status": "finished"}
     assert dict(final_metrics(result)) == {"forgetting": 0.5}
+
+
+def test_a_long_curve_is_thinned_and_keeps_its_ends(tmp_path: Path) -> None:
+    steps = range(1000)
+    frame = pd.DataFrame({"step": steps, "loss": [float(s * s) for s in steps]})
+    frame.to_parquet(tmp_path / "history.parquet")
+    points = list(read_history(tmp_path))
+    assert len(points) == 100
+    assert points[0] == ("train/loss", 0.0, 0)
+    assert points[-1] == ("train/loss", 999.0**2, 999)
+    shown = [step for _, _, step in points]
+    assert shown == sorted(set(shown))
+    assert max(b - a for a, b in itertools.pairwise(shown)) <= 11
+    assert all(value == step**2 for _, value, step in points)
