@@ -18,6 +18,8 @@ from typing import Any
 
 # MLflow reads this when it is imported: nothing leaves the machine.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# A server's client prints addresses among our tables.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 import pandas as pd
 from mlflow import MlflowClient
