@@ -118,28 +118,35 @@ class TrainingSpec(Frozen):
         default=("adapters", "decoder", "scale_head"), min_length=1, strict=False
     )
     """Parameter groups that train; the others keep gradients off and stay in eval mode."""
-    steps: int = Field(default=400, ge=1)
+    steps: int = Field(default=400, ge=1, le=100_000_000)
     """Optimiser steps."""
-    batch_size: int = Field(default=8, ge=1)
+    batch_size: int = Field(default=8, ge=1, le=65_536)
     """Images a step."""
-    learning_rate: FiniteFloat = Field(default=1e-3, gt=0, strict=False)
+    learning_rate: FiniteFloat = Field(default=1e-3, gt=0)
     """Peak learning rate of AdamW; linear warm-up over a tenth of the steps, then a cosine to 0."""
     learning_rate_factors: dict[Group, Annotated[FiniteFloat, Field(ge=0)]] = Field(
         default={}, strict=False
     )
     """Factors on the learning rate for single groups; 1 where absent."""
-    weight_decay: FiniteFloat = Field(default=0.0, ge=0, strict=False)
+    weight_decay: FiniteFloat = Field(default=0.0, ge=0)
     """AdamW's decoupled decay, on matrices only."""
-    adam_eps: FiniteFloat = Field(default=1e-8, gt=0, strict=False)
+    adam_eps: FiniteFloat = Field(default=1e-8, gt=0)
     """AdamW's epsilon; the seed's DAA has gradients below 1e-8 (docs/decisions.md)."""
-    gradient_clip: FiniteFloat = Field(default=1.0, gt=0, strict=False)
+    gradient_clip: FiniteFloat = Field(default=1.0, gt=0)
     """Largest norm of the whole gradient."""
     loss: Literal["si_log", "log_l1", "rel_l1"] = "si_log"
     """Training loss: two on log distance, or the relative error itself (dart/training/loss.py)."""
     flip: bool = True
     """Mirror half of the training images, together with their cameras."""
-    colour: FiniteFloat = Field(default=0.0, ge=0, le=1, strict=False)
+    colour: FiniteFloat = Field(default=0.0, ge=0, le=1)
     """Strength of the random change of brightness, contrast and colour; 0 turns it off."""
+
+    @model_validator(mode="after")
+    def _groups_differ(self) -> Self:
+        twice = [name for name in self.trainable if self.trainable.count(name) > 1]
+        if twice:
+            raise ValueError(f"trainable: '{twice[0]}' stands twice")
+        return self
 
 
 class Recipe(Frozen):

@@ -22,6 +22,10 @@ ENTRY_POINT_GROUP = "dart.variants"
 RESERVED_NAMES = ("zero_shot",)
 """Rows of every study that no variant may be called."""
 
+COUNTS = ("rank", "heads", "groups", "channels")
+"""Hyperparameters that count things though their names do not begin with ``num_``."""
+MOST = 1_000_000
+
 _TYPES: Mapping[str, type] = {"int": int, "float": float, "bool": bool, "str": str}
 
 
@@ -56,7 +60,17 @@ class Hyperparameter:
             raise UserError(f"must be {self.type}, got {value!r} ({type(value).__name__})")
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"must be finite, got {value!r}")
+        if self.is_count and not 1 <= value <= MOST:  # pyright: ignore[reportOperatorIssue]
+            raise UserError(f"counts something and must be from 1 to {MOST}, got {value!r}")
         return value  # pyright: ignore[reportReturnType]
+
+    @property
+    def is_count(self) -> bool:
+        """Say whether it is a number of things, as its name tells: ``num_*``, ``*_dim``, ..."""
+        name = self.name
+        return self.type == "int" and (
+            name.startswith("num_") or name.endswith("_dim") or name in COUNTS
+        )
 
 
 @dataclass(frozen=True)

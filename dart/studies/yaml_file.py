@@ -78,10 +78,12 @@ def read_yaml(path: Path) -> YamlFile:
         file.content = content
     except yaml.YAMLError as error:
         raise UserError(_syntax_error(path, error)) from None
-    except (ValueError, OverflowError, RecursionError) as error:
+    except RecursionError:
+        raise UserError(f"{path}:{loader.line + 1}: nested too deeply") from None
+    except (ValueError, OverflowError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path}: cannot be read: {_first_line(error)}") from None
+        raise UserError(f"{path}:{loader.line + 1}: {_first_line(error)}") from None
     finally:
         loader.dispose()
     return file
@@ -157,7 +159,10 @@ class _Reader:
             for index, item in enumerate(node.value):
                 self.file.lines[(*place, index)] = item.start_mark.line + 1
             return [self.read(item, (*place, index)) for index, item in enumerate(node.value)]
-        value = self.loader.construct_object(node, deep=True)
+        try:
+            value = self.loader.construct_object(node, deep=True)
+        except (ValueError, OverflowError) as error:  # as of a 31st of February
+            raise UserError(f"{self._at(node)}: {_dotted(place)}: {_first_line(error)}") from None
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{self._at(node)}: {_dotted(place)}: {value} is not a finite number")
         return value

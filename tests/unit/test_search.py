@@ -231,7 +231,6 @@ def test_one_search_over_all_variants_tries_each_and_resumes(sampler: str, tmp_p
     calls = _stop_after(path, results, 3)
     rest = FakeRun()
     run_toy(path, results, rest)
-    assert not set(calls) & set(rest.calls)
     complete = [t.params for t in _trials(results) if t.state.name == "COMPLETE"]
     assert len(complete) == 7
     # The generations of NSGA count the trial that was cut off too, so that later ones may differ.

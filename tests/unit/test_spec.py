@@ -123,6 +123,14 @@ MISTAKES = {
     "bad syntax": ("[0, 1, 2]}", "[0, 1, 2", ":18: not valid YAML: ", "expected"),
     "python object": ("Does it help?", "!!python/name:os.system", ":1: not valid YAML", "tag"),
     "alias of itself": ("{trials: 8", "&a {trials: *a", ":17: ", "contains itself"),
+    "no steps at all": ("steps: 40", "steps: 99999999999999999999", ":12: training.steps", "less"),
+    "a rate of true": ("1e-3}", "true}", ":12: training.learning_rate: ", "number, not True"),
+    "a rate of text": ("1e-3}", "'0.1'}", ":12: training.learning_rate: ", "number"),
+    "group twice": ("[adapters]", "[adapters, adapters]", ":12: training", "'adapters' stands"),
+    "a negative rank": ("[4, 8]", "[4, -8]", ":5: variants.tuned.rank", "from 1 to", "-8"),
+    "a rank of nothing": ("[4, 8]", "{low: 0, high: 8}", ":5: variants.tuned.rank", "from 1 to"),
+    "a day that is none": ("Does it help?", "2026-02-31", ":1: question: ", "day is out of range"),
+    "nested too deeply": ("Does it help?", "[" * 3000, ":1: ", "nested too deeply"),
     "variant is a list": ("  plain:", "  plain: [1]", ":4: variants.plain: ", "dictionary"),
 }
 
