@@ -45,6 +45,15 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
+def storage(database: str) -> str:
+    """Return the address of another database there: Optuna and MLflow cannot share one."""
+    psycopg = pytest.importorskip("psycopg")
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("create database optuna")
+    return re.sub(r"/postgres$", "/optuna", database)
+
+
+@pytest.fixture(scope="module")
 def server(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Return the address of an MLflow server that keeps its runs in PostgreSQL."""
     store = check_store("--tracking-uri", database)
@@ -62,7 +71,7 @@ def _statuses(uri: str, name: str) -> list[str]:
 
 
 def test_a_search_in_postgresql_with_a_server_is_the_same_and_survives_a_stop(
-    database: str, server: str, tmp_path: Path
+    storage: str, server: str, tmp_path: Path
 ) -> None:
     plain, remote = tmp_path / "plain", tmp_path / "remote"
     path = write_study(tmp_path, SEARCH)
@@ -74,7 +83,7 @@ def test_a_search_in_postgresql_with_a_server_is_the_same_and_survives_a_stop(
                 raise KeyboardInterrupt
             return super().__call__(*arguments, **options)
 
-    stores = {"storage": database, "tracking_uri": server, "track": True}
+    stores = {"storage": storage, "tracking_uri": server, "track": True}
     with pytest.raises(KeyboardInterrupt):
         run_toy(path, remote, Stopped(), **stores)
     outcome = run_toy(path, remote, **stores)
@@ -84,9 +93,9 @@ def test_a_search_in_postgresql_with_a_server_is_the_same_and_survives_a_stop(
     assert not (remote / "mlflow.db").exists()
     assert not (remote / "studies" / "toy" / "optuna.db").exists()
     assert _statuses(server, "toy") == ["FINISHED"] * (len(one.cells) + 1)
-    storage = optuna.storages.RDBStorage(check_store("--storage", database))
-    (summary,) = optuna.get_all_study_summaries(storage)
-    storage.engine.dispose()
+    store = optuna.storages.RDBStorage(check_store("--storage", storage))
+    (summary,) = optuna.get_all_study_summaries(store)
+    store.engine.dispose()
     assert summary.n_trials == 6  # five, and the one that was cut off
 
 
