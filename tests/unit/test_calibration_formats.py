@@ -235,6 +235,13 @@ def test_kalibr_has_several_cameras(tmp_path: Path) -> None:
     assert load_calibration(path, name="cam1").params[0].item() == pytest.approx(457.587)
 
 
+def test_kalibr_is_told_from_other_files_of_several_mappings(tmp_path: Path) -> None:
+    content = {"camera_matrix": {"rows": 3, "cols": 3, "data": K.flatten().tolist()}}
+    path = write(tmp_path / "ros.yaml", json.dumps(content))
+    with pytest.raises(UserError, match="no camera cam0 with camera_model and intrinsics"):
+        load_calibration(path, format="kalibr")
+
+
 HEADER = """# Camera list with one line of data per camera:
 #   CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[]
 # Number of cameras: 1

@@ -11,6 +11,7 @@ from dart.cameras.calibration import content as c
 from dart.errors import UserError
 
 _PIXELS = ("fu", "fv", "pu", "pv")
+_KEYS = {"camera_model", "intrinsics"}
 _EXTRA = {"pinhole": (), "omni": ("xi",), "eucm": ("alpha", "beta"), "ds": ("xi", "alpha")}
 _DISTORTIONS = {
     "radtan": ("k1", "k2", "p1", "p2"),
@@ -39,7 +40,7 @@ def detect(content: Any) -> bool:
 def list_cameras(content: Any, where: str) -> Mapping[Any, Any]:
     """Return the cameras of the chain by their names."""
     content = c.mapping(content, "the file", where)
-    found = {str(k): v for k, v in content.items() if isinstance(v, Mapping)}
+    found = {str(k): v for k, v in content.items() if isinstance(v, Mapping) and _KEYS & v.keys()}
     if not found:
         raise UserError(f"{where}: no camera cam0 with camera_model and intrinsics")
     return found
