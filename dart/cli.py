@@ -223,6 +223,22 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     form.add_argument("--latex", action="store_true", help="print a LaTeX table (booktabs)")
 
 
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "report",
+        help="write a study as one page that needs no network",
+        description="Write verdicts, figures, method and origins of a study as one HTML file, "
+        "with Markdown, tables and figures beside it.",
+    )
+    parser.add_argument("study", help="name, YAML file, or folder in the results")
+    parser.add_argument("--out", type=Path, help="folder (default: results/reports/STUDY)")
+    parser.add_argument("--open", action="store_true", help="open it in the browser")
+    parser.add_argument("--baseline", metavar="VARIANT", help="default: the study's own")
+    parser.add_argument("--metric", help="default: the study's own")
+    _add_results(parser)
+    _add_tracking(parser)
+
+
 def _add_ui(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "ui",
@@ -309,6 +325,7 @@ def create_parser() -> argparse.ArgumentParser:
     _add_probe(commands)
     _add_making(commands)
     _add_compare(commands)
+    _add_report(commands)
     _add_ui(commands)
     return parser
 

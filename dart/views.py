@@ -169,7 +169,7 @@ def describe_view(runs: Sequence[Run], *, metric: str) -> dict[str, Any]:
     }
     section = {
         "uuid": SECTION,
-        "name": "adaptation (more is better) and forgetting (less is better)",
+        "name": "adaptation and forgetting",
         "display": True,
         "isReordered": True,
         "deleted": False,

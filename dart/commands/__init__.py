@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, str] = {
     "variants": "reading:variants",
     "render": "rendering:render",
     "compare": "comparing:compare",
+    "report": "reporting:report",
     "ui": "ui:ui",
     "camera": "camera:camera",
     "probe": "probe:probe",

@@ -34,18 +34,18 @@ def ui(options: Namespace) -> int:
     uri = options.tracking_uri
     if uri is not None:
         uri = check_store("--tracking-uri", uri, servers=True)
-    at_server = uri is not None and uri.startswith(SERVERS)
     results = results_folder(options).absolute()
     study = open_study(options.study, results=results, tracking_uri=uri)
     read_records(study)
     name, metric = study.record.study, study.record.metric
     view = write_view(results, name, metric=metric, uri=uri)
-    if at_server:
+    if uri is not None and uri.startswith(SERVERS):
         _show(view, uri, open_it=not options.no_browser)
         return 0
     port = _choose_port(options.port)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.default_int_handler)
+    # A shell lets what it starts in the background ignore an interrupt.
+    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(stop, signal.default_int_handler)
     try:
         with _serve(uri or database_uri(results), port, results) as process:
             _show(view, f"http://{HOST}:{port}", open_it=not options.no_browser)

@@ -1,0 +1,194 @@
+"""The figures of a report, as bytes; what a study has not kept is said instead."""
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+
+from dart.analysis.details import load_angles, load_curves, load_updates
+from dart.analysis.figures import (
+    critical_difference,
+    error_by_angle,
+    forest,
+    forgetting_by_domain,
+    learning_curves,
+    show_predictions,
+    trade_off,
+    update_sizes,
+)
+from dart.analysis.records import Study
+from dart.analysis.verdicts import Comparison
+from dart.errors import UserError
+from dart.recipe import ZERO_SHOT
+
+SHOWN_VARIANTS = 3
+"""Sheets of predictions: the baseline's and those that adapted best."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One figure; ``data`` is empty if it could not be drawn, and ``caption`` says why."""
+
+    name: str
+    caption: str
+    data: bytes = b""
+    suffix: str = "svg"
+
+    @property
+    def mime(self) -> str:
+        """Return the type of the data."""
+        return {"svg": "image/svg+xml", "jpg": "image/jpeg"}[self.suffix]
+
+    @property
+    def file(self) -> str:
+        """Return the name of the figure's file."""
+        return f"{self.name}.{self.suffix}"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What figures are drawn from."""
+
+    study: Study
+    comparison: Comparison
+    runs: pd.DataFrame
+    images: pd.DataFrame
+
+    @property
+    def trained(self) -> list[str]:
+        """Return the variants that were trained, in the study's order."""
+        return [v.variant for v in self.comparison.verdicts if v.variant != ZERO_SHOT]
+
+    def domains(self, *roles: str) -> list[str]:
+        """Return the domains of some roles."""
+        known = self.images[["domain", "role"]].drop_duplicates()
+        return [str(domain) for domain in known["domain"][known["role"].isin(roles)]]
+
+
+def _draw(name: str, caption: str, draw: Callable[[], Axes], *, suffix: str = "svg") -> Drawing:
+    buffer = io.BytesIO()
+    # Equal input gives equal bytes: identities of SVG elements are random otherwise.
+    settings = {"svg.hashsalt": name}
+    with sns.plotting_context("notebook"), sns.axes_style("ticks"), rc_context(settings):
+        try:
+            figure = draw().figure
+        except UserError as error:
+            return Drawing(name, str(error))
+        metadata = {"Date": None} if suffix == "svg" else None
+        figure.savefig(buffer, format=suffix, bbox_inches="tight", dpi=110, metadata=metadata)
+        plt.close("all")
+    return Drawing(name, caption, buffer.getvalue(), suffix)
+
+
+def draw_answer(sources: Sources) -> list[Drawing]:
+    """Return the trade-off and the differences to the baseline."""
+    comparison = sources.comparison
+    words = (
+        "The bar is the interval of the difference to the baseline; the shaded band is what the "
+        "study declared to make no practical difference."
+    )
+    drawings = [
+        _draw(
+            "trade_off",
+            "Right is better on the target, down is better on the source. A small dot is a run, "
+            "a large one a variant's mean, the cross its intervals. The dotted line is the front: "
+            "what no other variant beats on both.",
+            lambda: trade_off(sources.runs, comparison=comparison),
+        ),
+        _draw("forest_adaptation", words, lambda: forest(comparison, objective="adaptation")),
+        _draw("forest_forgetting", words, lambda: forest(comparison, objective="forgetting")),
+    ]
+    ranks = _draw(
+        "ranks",
+        "Mean ranks over domains.",
+        lambda: critical_difference(sources.images, metric=comparison.metric),
+    )
+    return [*drawings, ranks] if ranks.data else drawings
+
+
+def draw_where(sources: Sources) -> list[Drawing]:
+    """Return the changes by domain and by viewing angle."""
+    metric, folder = sources.comparison.metric, sources.study.folder
+    drawings = [
+        _draw(
+            "by_domain",
+            "Every domain that was not trained on. A large mark is a mean over seeds, a small one "
+            "a seed; above zero the domain became worse.",
+            lambda: forgetting_by_domain(sources.images, metric=metric),
+        )
+    ]
+    try:
+        angles = load_angles(folder, metric=metric, results=sources.study.results)
+    except UserError as error:
+        return [*drawings, Drawing("by_angle", str(error))]
+    return drawings + [
+        _draw(
+            f"by_angle_{domain}",
+            f"{domain}: the error in rings around the optical axis; dashed is before "
+            "adaptation, a band is the range over seeds.",
+            lambda domain=domain: error_by_angle(angles, metric=metric, domain=domain),
+        )
+        for domain in sources.domains("target", "source", "held_out")
+    ]
+
+
+def draw_why(sources: Sources) -> list[Drawing]:
+    """Return how training went and which parameters moved."""
+    metric, folder, results = (
+        sources.comparison.metric,
+        sources.study.folder,
+        sources.study.results,
+    )
+    drawings = []
+    try:
+        curves = load_curves(folder, metric=metric, results=results)
+    except UserError as error:
+        drawings.append(Drawing("curves", str(error)))
+    else:
+        drawings += [
+            _draw(
+                f"curve_{role}",
+                f"The error on a few validation images of the {role} during training.",
+                lambda role=role: learning_curves(curves, role=role, metric=metric),
+            )
+            for role in ("target", "source")
+        ]
+    drawings.append(
+        _draw(
+            "updates",
+            "How far each group of parameters moved, as a power of ten. A group that moved a "
+            "thousand times less than its neighbours took no part.",
+            lambda: update_sizes(load_updates(folder, results=results)),
+        )
+    )
+    return drawings
+
+
+def draw_predictions(sources: Sources) -> list[Drawing]:
+    """Return the sheets of the baseline and of the variants that adapted best."""
+    effects = {v.variant: v.effects for v in sources.comparison.verdicts if v.effects}
+    ranked = sorted(
+        (name for name in sources.trained if name in effects),
+        key=lambda name: -effects[name]["adaptation"].own.value,
+    )
+    baseline = sources.comparison.baseline
+    chosen = [baseline, *(name for name in ranked if name != baseline)][:SHOWN_VARIANTS]
+    return list(_sheets(sources, chosen))
+
+
+def _sheets(sources: Sources, variants: list[str]) -> Iterator[Drawing]:
+    for variant in variants:
+        yield _draw(
+            f"predictions_{variant}",
+            f"{variant}: image, true distance, prediction before and after adaptation, and their "
+            "relative errors.",
+            lambda variant=variant: show_predictions(
+                sources.study.folder, variant, results=sources.study.results
+            ),
+            suffix="jpg",
+        )
