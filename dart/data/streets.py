@@ -84,9 +84,8 @@ def _add_ground(street: Street) -> None:
     lawn = Material(Texture.MOTTLED, (0.24, 0.36, 0.13), (0.34, 0.37, 0.18), 2.0)
     builder.box((0, middle, -1.0), (400, 400, 0.9), lawn)
     tone = dice.uniform(0.6, 1.3)
-    asphalt = Material(
-        Texture.MOTTLED, (0.19 * tone, 0.19 * tone, 0.2 * tone), (0.25 * tone,) * 3, 1.5
-    )
+    dark, light = (0.19 * tone, 0.19 * tone, 0.2 * tone), (0.25 * tone, 0.25 * tone, 0.25 * tone)
+    asphalt = Material(Texture.MOTTLED, dark, light, 1.5)
     builder.box((0, middle, -0.5), (400, half_road, 0.5), asphalt)
     slabs = Material(
         (Texture.BRICK, Texture.CHECKER, Texture.MOTTLED)[dice.integer(3)],
