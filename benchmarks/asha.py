@@ -1,0 +1,263 @@
+"""Does ending runs early leave a better front? Hypervolume at equal budgets of training steps.
+
+Four rules propose the same random settings and differ only in what they end at the rungs: no run,
+the worst on the target alone, the worst on a sum of both errors (each as a share of its corner),
+or by Pareto rank as ``pruning`` does. Half a run counts its steps and leaves no result.
+
+``python -m benchmarks.asha`` uses two simulated surfaces, whose target error falls with the
+steps while forgetting grows: on ``easy`` most settings are fair, on ``hard`` few are.
+``--real`` trains on the built-in domains instead; ``--real --trials 2 --steps 6`` is a short try.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import random
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+
+from dart.errors import Pruned
+from dart.protocol import run_recipe
+from dart.recipe import ProtocolSpec, TrainingSpec
+from dart.studies.asha import survives
+from dart.studies.hypervolume import hypervolume
+from dart.studies.plan import create_recipe
+
+Point = tuple[float, float]
+Rule = Callable[[Sequence[Point], Point, int], bool]
+CORNER = (0.44, 0.011)
+STEPS = 90
+RESULTS = Path(tempfile.gettempdir()) / "dart-asha"
+"""Keeps what was measured before training."""
+
+
+def _best_share(scores: Sequence[float], score: float, eta: int) -> bool:
+    """Say whether a score is among the best one in ``eta``, itself included."""
+    reached = len(scores) + 1
+    return reached < eta or sum(other < score for other in scores) < math.ceil(reached / eta)
+
+
+def keep_all(_before: Sequence[Point], _point: Point, _eta: int) -> bool:
+    """End no run."""
+    return True
+
+
+def by_target(before: Sequence[Point], point: Point, eta: int) -> bool:
+    """Look at the target alone."""
+    return _best_share([other[0] for other in before], point[0], eta)
+
+
+def by_sum(before: Sequence[Point], point: Point, eta: int) -> bool:
+    """Look at the sum of both errors, each as a share of its corner."""
+    scores = [other[0] / CORNER[0] + other[1] / CORNER[1] for other in (*before, point)]
+    return _best_share(scores[:-1], scores[-1], eta)
+
+
+def by_pareto_rank(before: Sequence[Point], point: Point, eta: int) -> bool:
+    """Decide as ``pruning`` does."""
+    return survives(before, point, eta=eta)
+
+
+RULES: dict[str, Rule] = {
+    "none": keep_all,
+    "target": by_target,
+    "sum": by_sum,
+    "pareto": by_pareto_rank,
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One choice on a simulated surface."""
+
+    rate: float
+    capacity: int
+    gate: float
+    kind: int
+    nuisance: tuple[float, ...]
+    noise: int
+
+    def errors(self, step: int, *, hard: bool) -> Point:
+        """Return error on the target and forgetting after ``step`` steps."""
+        off = sum((x - 0.5) ** 2 for x in self.nuisance) if hard else 0.0
+        floor = 0.12 + 0.025 * abs(math.log2(self.capacity) - 3) + 0.05 * (1 - self.gate)
+        floor += 0.03 * (0.0, 1.0, 0.4, 0.7)[self.kind]
+        floor += 0.1 * max(0.0, math.log10(self.rate / 3e-3))
+        pace = self.rate / 1e-3 * (0.6 + 0.2 * self.kind)
+        target = floor + (0.4 - floor) * math.exp(-pace * step / 25) + 0.25 * off
+        forgotten = 0.0025 * (self.rate / 1e-3) ** 0.8 * (step / STEPS) ** 0.7 * (0.4 + self.gate)
+        forgotten *= (1.08, 1.0, 1.4, 1.2)[self.kind] * (1 + 3 * off)
+        chance = random.Random(self.noise * 1000 + step)
+        return target + chance.gauss(0, 0.004), forgotten + chance.gauss(0, 0.0002)
+
+
+def propose(seed: int) -> Iterator[Setting]:
+    """Yield random settings without end."""
+    chance = random.Random(seed)
+    while True:
+        yield Setting(
+            rate=10 ** chance.uniform(-4, -2),
+            capacity=chance.choice([2, 4, 8, 16, 32]),
+            gate=chance.random(),
+            kind=chance.randrange(4),
+            nuisance=tuple(chance.random() for _ in range(4)),
+            noise=chance.randrange(10**9),
+        )
+
+
+def spend(
+    trials: Iterator[Callable[[int], Point]],
+    rule: Rule,
+    *,
+    budget: int,
+    steps: int,
+    rungs: Sequence[int],
+    eta: int,
+) -> list[Point]:
+    """Run trials until ``budget`` steps are used, and return what whole runs reached.
+
+    Args:
+        trials: Each gives its errors after a number of steps.
+        steps: Of a whole run.
+    """
+    reached: dict[int, list[Point]] = {rung: [] for rung in rungs}
+    whole: list[Point] = []
+    for trial in trials:
+        done = 0
+        for rung in (*rungs, steps):
+            budget -= rung - done
+            done = rung
+            if budget < 0:
+                return whole
+            point = trial(rung)
+            if rung == steps:
+                whole.append(point)
+                break
+            goes_on = rule(reached[rung], point, eta)
+            reached[rung].append(point)
+            if not goes_on:
+                break
+    return whole
+
+
+def simulate(args: argparse.Namespace) -> list[dict[str, object]]:
+    """Return one row a surface, budget and rule."""
+    rows: list[dict[str, object]] = []
+    for surface in ("easy", "hard"):
+        for runs in (15, 40):
+            for name, rule in RULES.items():
+                areas = [
+                    hypervolume(
+                        spend(
+                            (_curve(s, hard=surface == "hard") for s in propose(seed)),
+                            rule,
+                            budget=runs * STEPS,
+                            steps=STEPS,
+                            rungs=(10, 30),
+                            eta=args.eta,
+                        ),
+                        CORNER,
+                    )
+                    for seed in range(args.seeds)
+                ]
+                rows.append({"surface": surface, "runs": runs, "rule": name, **_spread(areas)})
+    return rows
+
+
+def _curve(setting: Setting, *, hard: bool) -> Callable[[int], Point]:
+    return lambda step: setting.errors(step, hard=hard)
+
+
+def _spread(areas: Sequence[float]) -> dict[str, float]:
+    error = stdev(areas) / math.sqrt(len(areas)) if len(areas) > 1 else 0.0
+    return {"hypervolume": mean(areas), "standard_error": error, "seeds": len(areas)}
+
+
+class Watch:
+    """Keeps the errors at the rungs, and ends the run at the last of them."""
+
+    def __init__(self, steps: tuple[int, ...]) -> None:
+        self.steps = steps
+        self.seen: dict[int, Point] = {}
+
+    def __call__(self, step: int, points: Sequence[tuple[int, str, str, str, float]]) -> None:
+        """Take note of the errors after ``step`` steps."""
+        errors = {role: value for _, _, role, metric, value in points if metric == "abs_rel"}
+        self.seen[step] = (errors["target"], errors["source"])
+        if step == self.steps[-1]:
+            raise Pruned(step)
+
+
+def watch_run(setting: Setting, seed: int, steps: tuple[int, ...], device: str) -> dict[int, Point]:
+    """Train one setting and return step -> errors."""
+    watch = Watch(steps)
+    training = TrainingSpec(steps=steps[-1], learning_rate=setting.rate)
+    recipe = create_recipe(
+        "daa_zero_init", {"rank": setting.capacity}, ProtocolSpec(), training, seed
+    )
+    with tempfile.TemporaryDirectory() as folder, suppress(Pruned):
+        run_recipe(recipe, Path(folder), results=RESULTS, device=device, rungs=watch)
+    return watch.seen
+
+
+def train(args: argparse.Namespace) -> list[dict[str, object]]:
+    """Return the rows of the built-in domains: every trial is trained once, and each rule replays.
+
+    A run's errors at its rungs do not depend on what a rule makes of them.
+    """
+    torch.set_num_threads(args.threads)
+    rungs = tuple(max(1, args.steps * part // 9) for part in (1, 3))
+    areas: dict[str, list[float]] = {name: [] for name in RULES}
+    for seed in range(args.seeds):
+        runs = []
+        for setting in itertools.islice(propose(seed), args.trials):
+            runs.append(watch_run(setting, seed, (*rungs, args.steps), args.device))
+            sys.stderr.write(f"seed {seed}: {len(runs)} of {args.trials}\n")
+        corner = tuple(1.1 * max(seen[rungs[0]][axis] for seen in runs) for axis in (0, 1))
+        for name, rule in RULES.items():
+            whole = spend(
+                (seen.__getitem__ for seen in runs),
+                rule,
+                budget=args.steps * args.trials // 2,
+                steps=args.steps,
+                rungs=rungs,
+                eta=args.eta,
+            )
+            areas[name].append(hypervolume(whole, corner))
+    return [{"surface": "built-in", "rule": name, **_spread(areas[name])} for name in RULES]
+
+
+def main() -> None:
+    """Print one line a rule, or one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=24)
+    parser.add_argument("--eta", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--real", action="store_true", help="train on the built-in domains")
+    parser.add_argument("--trials", type=int, default=30, help="trained for each seed")
+    parser.add_argument("--steps", type=int, default=180, help="of a whole run")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    rows = train(args) if args.real else simulate(args)
+    if args.json:
+        print(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        where = f"{row['surface']} {row.get('runs', '')}"
+        print(
+            f"{where:9} {row['rule']:7} {row['hypervolume']:.6f} +- {row['standard_error']:.6f} "
+            f"({row['seeds']} seeds)"
+        )
+
+
+if __name__ == "__main__":
+    main()
