@@ -56,7 +56,11 @@ def open_client(uri: str) -> MlflowClient:
 def describe_refusal(results: Path, uri: str | None, error: Exception) -> str:
     """Return one line for a database that MLflow refuses."""
     if uri is not None:
-        return f"--tracking-uri {hide_password(uri)}: MLflow cannot use it: {_one_line(error)}"
+        other = "locate revision" in str(error) or "schema" in str(error)
+        hint = "; its tables are of another version of MLflow" if other else ""
+        return (
+            f"--tracking-uri {hide_password(uri)}: MLflow cannot use it: {_one_line(error)}{hint}"
+        )
     return (
         f"{results / 'mlflow.db'}: MLflow cannot use it: {_one_line(error)}; move it away, "
         "and it is written anew from the run folders"

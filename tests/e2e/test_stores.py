@@ -130,7 +130,7 @@ def test_a_database_with_the_tables_of_another_mlflow_is_refused(
         connection.execute("insert into alembic_version values ('f4a9d0000000')")
     run = FakeRun()
     path = write_study(tmp_path, "variants: {plain: {}}")
-    with pytest.raises(UserError, match=r"^--tracking-uri postgresql://dart:\*\*\*@.*schema") as no:
+    with pytest.raises(UserError, match=r"^--tracking-uri .*dart:\*\*\*@.*another version") as no:
         run_toy(path, tmp_path, run, track=True, tracking_uri=older)
     assert "\n" not in str(no.value)
     assert run.calls == []
