@@ -237,7 +237,7 @@ def train(args: argparse.Namespace) -> list[dict[str, object]]:
 
 def main() -> None:
     """Print one line a rule, or one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=24)
     parser.add_argument("--eta", type=int, default=3)
     parser.add_argument("--json", action="store_true")
