@@ -400,7 +400,7 @@ P_rect_02: 7.215377e+02 0.0 6.095593e+02 4.485728e+01 0 7.215377e+02 1.728540e+0
 def test_blenders_own_files_lack_the_size(tmp_path: Path) -> None:
     content = {"camera_angle_x": 0.69, "frames": [{"file_path": "./train/r_0"}]}
     path = write(tmp_path / "transforms_train.json", json.dumps(content))
-    with pytest.raises(UserError, match="w and h missing; write the images' width and height"):
+    with pytest.raises(UserError, match="w and h are missing; write the images' width and height"):
         load_calibration(path)
 
 

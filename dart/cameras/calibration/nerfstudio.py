@@ -64,9 +64,9 @@ def describe(part: Any, where: str) -> c.Description:
     kind = _kind(part, where)
     missing = [key for key in ("w", "h") if key not in part]
     if missing:
+        names = f"{missing[0]} is" if len(missing) == 1 else "w and h are"
         raise UserError(
-            f"{where}: {' and '.join(missing)} missing; write the images' width and height in "
-            "pixels into the file as w and h"
+            f"{where}: {names} missing; write the images' width and height in pixels into the file"
         )
     width, height = (c.side(part[key], key, where) for key in ("w", "h"))
     cx = c.number(part.get("cx", width / 2), "cx", where)
