@@ -10,7 +10,8 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from dart.errors import Stopped, UserError, did_you_mean
-from dart.studies.plan import Plan, describe_design, make_plan
+from dart.studies.choices import describe_design
+from dart.studies.plan import Plan, make_plan
 from dart.studies.spec import Study, load_spec
 
 EXIT = """\

@@ -14,6 +14,8 @@ from typing import Any
 from dart.recipe import ZERO_SHOT
 from dart.stores import check_store
 from dart.studies.asha import Rungs, read_rows
+from dart.studies.choices import is_exhaustive, list_searches
+from dart.studies.earlier import check_earlier
 from dart.studies.executor import Executor, InlineExecutor
 from dart.studies.failures import classify
 from dart.studies.folders import (
@@ -24,7 +26,7 @@ from dart.studies.folders import (
     write_atomic,
 )
 from dart.studies.lock import lock_study
-from dart.studies.plan import Cell, Planner, is_exhaustive, list_searches, search_identity
+from dart.studies.plan import Cell, Planner, search_identity
 from dart.studies.progress import Reporter
 from dart.studies.records import read_cells, read_result
 from dart.studies.runner import CellRunner, Options, SafeTracker
@@ -109,6 +111,7 @@ class Ledger:
             for cell in planner.recall(memory["cells"]):
                 self.cells.setdefault(cell.key, cell)
             self.proposed = memory["proposed"]
+        check_earlier(study, self.cells, folder)
 
     def add(self, cells: Sequence[Cell]) -> None:
         """Add cells that a search proposed, and write the file."""

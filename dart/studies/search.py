@@ -29,10 +29,11 @@ from dart.errors import UserError
 from dart.metrics import METRICS, compare
 from dart.recipe import TrainingSpec, canonical_hash
 from dart.stores import hide_password
+from dart.studies.choices import JOINT, Choice, factors_of
 from dart.studies.factors import Range, Scalar
 from dart.studies.hypervolume import default_reference, history
 from dart.studies.model import FactorName, Sampler
-from dart.studies.plan import JOINT, Cell, Choice, Planner, factors_of, search_identity
+from dart.studies.plan import Cell, Planner, search_identity
 
 GAUSSIAN_PROCESS_BELOW = 150
 """Trials from which TPE is used: a Gaussian process's time grows with their cube."""

@@ -10,8 +10,9 @@ import pytest
 
 from dart.errors import UserError
 from dart.recipe import ZERO_SHOT
+from dart.studies.choices import describe_design
 from dart.studies.design import FractionalDesign, describe, fractional_design, minimum_aberration
-from dart.studies.plan import Planner, describe_design
+from dart.studies.plan import Planner
 from dart.studies.spec import load_spec
 from tests.helpers.study_engine import own_registry, run_toy, write_study
 

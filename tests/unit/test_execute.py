@@ -1,5 +1,6 @@
 """Running a study: what is done is not repeated, what fails is recorded and the rest goes on."""
 
+import dataclasses
 import json
 import os
 import re
@@ -14,11 +15,15 @@ import pytest
 
 from dart.errors import UserError
 from dart.recipe import ZERO_SHOT
+from dart.studies.execute import execute_study
 from dart.studies.failures import describe_error
 from dart.studies.folders import clean_stale, commit_run, open_run, owner_tag
 from dart.studies.lock import lock_study
+from dart.studies.progress import PlainReporter
 from dart.studies.records import run_folder
-from tests.helpers.study_engine import FakeRun, run_toy, write_study
+from dart.studies.runner import Options
+from dart.studies.spec import load_spec
+from tests.helpers.study_engine import VARIANTS, FakeRun, own_registry, run_toy, write_study
 
 TWO = "variants: {plain: {}, tuned: {rank: [4, 8]}}\nbudget: {seeds: [0, 1]}\n"
 RUNS = 7
@@ -326,3 +331,28 @@ def test_of_six_processes_that_start_a_study_at_once_one_owns_it(engine: Engine)
     assert len(engine.calls()) == 1
     listed = json.loads((engine.results / "studies" / "toy" / "cells.json").read_text())
     assert len(listed["cells"]) == RUNS
+
+
+def test_a_name_that_another_study_has_is_refused_and_nothing_is_overwritten(
+    tmp_path: Path,
+) -> None:
+    path = write_study(tmp_path, TWO)
+    run_toy(path, tmp_path)
+    cells = (tmp_path / "studies" / "toy" / "cells.json").read_bytes()
+    for other in ("variants: {tuned: {rank: 99}}", TWO + "training: {steps: 7}\n"):
+        run = FakeRun()
+        with pytest.raises(UserError, match=r"none of the \d+ runs .* under the name 'toy'") as one:
+            run_toy(write_study(tmp_path, other), tmp_path, run)
+        assert "\n" not in str(one.value)
+        assert run.calls == []
+        assert (tmp_path / "studies" / "toy" / "cells.json").read_bytes() == cells
+    # An edit that keeps some of it, a changed variant and another name are all fine.
+    run_toy(write_study(tmp_path, TWO.replace("[0, 1]", "[1, 2]")), tmp_path)
+    edited = {name: dataclasses.replace(info, code="2") for name, info in VARIANTS.items()}
+    with own_registry(edited):
+        execute_study(
+            load_spec(write_study(tmp_path, TWO)),
+            tmp_path,
+            reporter=PlainReporter(sys.stderr),
+            options=Options(run=FakeRun(), track=False),
+        )
