@@ -5,7 +5,9 @@ a generator and nothing is left in train mode.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -119,3 +121,63 @@ def spread(count: int, *, most: int) -> Sequence[int]:
     """Return at most ``most`` positions, evenly over ``range(count)``."""
     kept = min(count, most)
     return [i * count // kept for i in range(kept)]
+
+
+@contextmanager
+def watch_adapters(model: nn.Module) -> Iterator[dict[str, Float[ndarray, "h w"]]]:
+    """Fill a mapping with what each adapter does over one image that the network then sees.
+
+    ``stageI/residual`` is the norm of the residual over that of the features, token by token.
+    Where an adapter merges attentions in a ``mix``, ``stageI/attention`` is the share of a token's
+    attention that its foremost query has (mean over heads): one over the number of queries where
+    the adapter cannot tell them apart. Where the mix weighs tokens, ``stageI/gate`` is the trust in
+    the camera's attention (mean over heads).
+    """
+    maps: dict[str, Float[ndarray, "h w"]] = {}
+    hooks = []
+    for index, adapter in enumerate(getattr(model, "adapters", ())):
+        stage, seen = f"stage{index}", {}
+        mix = getattr(adapter, "mix", None)
+        if isinstance(mix, nn.Module):
+            hooks.append(mix.register_forward_hook(_keep(seen, "attention", _foremost)))
+            weigh = getattr(mix, "weigh", None)
+            if isinstance(weigh, nn.Module):
+                hooks.append(weigh.register_forward_hook(_keep(seen, "gate", _trust)))
+
+        def record(
+            _module: nn.Module,
+            inputs: tuple[Tensor, ...],
+            residual: Tensor,
+            stage: str = stage,
+            seen: dict[str, Tensor] = seen,
+        ) -> None:
+            features = inputs[0]
+            norms = [torch.linalg.vector_norm(x[0].float(), dim=0) for x in (residual, features)]
+            size = norms[1].shape
+            maps[f"{stage}/residual"] = (norms[0] / norms[1].clamp_min(1e-12)).cpu().numpy()
+            for name, values in seen.items():
+                if values.numel() == size.numel():
+                    maps[f"{stage}/{name}"] = values.reshape(size).float().cpu().numpy()
+
+        hooks.append(adapter.register_forward_hook(record))
+    try:
+        yield maps
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _keep(seen: dict[str, Tensor], name: str, reduce: Any) -> Any:
+    def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen[name] = reduce(output)
+
+    return hook
+
+
+def _foremost(attention: Float[Tensor, "b k q n"]) -> Float[Tensor, " n"]:
+    total = attention[0].sum(dim=-2).clamp_min(1e-12)
+    return (attention[0].amax(dim=-2) / total).mean(dim=0)
+
+
+def _trust(logits: Float[Tensor, "b n k"]) -> Float[Tensor, " n"]:
+    return logits[0].sigmoid().mean(dim=-1)

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from dart.angles import RING_DEGREES
 from dart.data.dataset import Sample, collate, open_domain
-from dart.diagnostics import measure_rings, polar_degrees, spread
+from dart.diagnostics import measure_rings, polar_degrees, spread, watch_adapters
 from dart.metrics import measure_image
 from dart.models import DepthNet
 from dart.pictures import Panel, draw_panels
@@ -251,3 +251,19 @@ class Measurements:
             for index, sample in enumerate(samples)
         ]
         draw_panels(panels, path)
+
+    def adapter_maps(self, model: DepthNet) -> dict[str, ndarray]:
+        """Return what the adapters do over the first frame that is shown of each domain.
+
+        ``DOMAIN/image`` (8-bit, red, green and blue) and the maps of ``watch_adapters``; empty
+        without adapters. Leaves ``model`` in eval mode.
+        """
+        found: dict[str, ndarray] = {}
+        for split, (first, *_) in self.pictured.items():
+            with watch_adapters(model) as maps:
+                predict(model, [first], device=self.device)
+            if maps:
+                image = first.image.permute(1, 2, 0).numpy().clip(0, 1)
+                found[f"{split.domain}/image"] = (255 * image).round().astype("uint8")
+                found |= {f"{split.domain}/{name}": values for name, values in maps.items()}
+        return found

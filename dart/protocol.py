@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -231,6 +232,8 @@ def run_recipe(  # noqa: PLR0913  # two of them are who looks on
     if not untouched:
         recorded = {"recipe": recipe.model_dump_json(), "key": recipe.key}
         save_adapter(model, folder / "adapter.safetensors", metadata=recorded)
+        if maps := measurements.adapter_maps(model):
+            np.savez_compressed(folder / "adapter_maps.npz", **maps)  # pyright: ignore[reportArgumentType]
     result = {
         "key": recipe.key,
         "status": "finished",

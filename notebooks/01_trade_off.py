@@ -28,7 +28,7 @@ RESULTS = os.environ.get("DART_RESULTS", "../results")
 # %%
 import seaborn as sns
 
-from dart.analysis import load_runs, load_study, summarize
+from dart.analysis import compare_study, load_runs, load_study, summarize
 from dart.analysis.figures import trade_off
 
 sns.set_theme(context="notebook", style="ticks")
@@ -49,10 +49,12 @@ summarize(runs).set_index("variant")[columns]
 
 # %% [markdown]
 # Right is better on the target, down is better on the source. A small dot is one seed, a large one
-# the mean over seeds: variants whose small dots mix are not told apart by this study.
+# the mean over seeds, and the cross its interval: what other seeds and other images of the same
+# kind could have given. The dotted line is the front, what no other variant beats on both. Whether
+# two variants differ is another question, which `02_verdicts` answers pair by pair.
 
 # %%
-ax = trade_off(runs)
+ax = trade_off(runs, comparison=compare_study(STUDY, results=RESULTS))
 
 # %% [markdown]
 # The mean over images of every metric, domain by domain, after adaptation.

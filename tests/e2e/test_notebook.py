@@ -29,11 +29,32 @@ def _execute(notebook: Path, tmp_path: Path) -> subprocess.CompletedProcess[str]
     )
 
 
+SHOWN = {
+    "01_trade_off": "0.28",  # gated's target: 0.40 before less 0.12
+    "02_verdicts": "+0.1200",
+    "03_where_it_forgets": "0.02",
+    "04_why": "0.5",  # the gate
+    "05_search": "rank",
+}
+"""What each one must show of the study below."""
+
+
 def test_it_runs_on_the_quickstarts_results(notebook: Path, tmp_path: Path) -> None:
     runs = [untouched()]
-    for i, variant in enumerate(("daa", "gated")):
-        runs += [adapted(variant, gain=0.1 + i / 50, loss=0.02, seed=seed) for seed in (0, 1)]
-    write_study(tmp_path / "results", runs, name="quickstart")
+    for seed in (0, 1):
+        runs.append(adapted("daa", gain=0.1, loss=0.02, seed=seed))
+        runs += [
+            adapted(
+                "gated",
+                gain=0.12 - trial / 100,
+                loss=0.02,
+                seed=seed,
+                trial=trial,
+                hyperparameters={"rank": 4 + 4 * trial},
+            )
+            for trial in (0, 1)
+        ]
+    write_study(tmp_path / "results", runs, name="quickstart", details=True, design="factorial")
     done = _execute(notebook, tmp_path)
     assert done.returncode == 0, done.stderr
     cells = json.loads((tmp_path / notebook.name).read_text())["cells"]
@@ -41,8 +62,13 @@ def test_it_runs_on_the_quickstarts_results(notebook: Path, tmp_path: Path) -> N
     assert not [o for o in outputs if o.get("name") == "stderr"]
     shown = [data for output in outputs for data in output.get("data", {})]
     assert "image/png" in shown
-    tables = [str(o["data"]["text/html"]) for o in outputs if "text/html" in o.get("data", {})]
-    assert any("0.28" in table for table in tables)  # gated: 0.40 before less 0.12
+    texts = [
+        "".join(output["data"][kind])
+        for output in outputs
+        for kind in ("text/html", "text/markdown")
+        if kind in output.get("data", {})
+    ]
+    assert any(SHOWN[notebook.stem] in text for text in texts)
 
 
 def test_it_says_what_is_missing(notebook: Path, tmp_path: Path) -> None:

@@ -93,6 +93,17 @@ class Page:
             path, asyncio.run(self._once("Page.captureScreenshot", captureBeyondViewport=True))
         )
 
+    def evaluate_on_paper(self, expression: str, *, width: int) -> Any:
+        """Return what an expression gives when the page is laid out on paper of that width."""
+        return asyncio.run(self._evaluate_on_paper(expression, width))
+
+    async def _evaluate_on_paper(self, expression: str, width: int) -> Any:
+        size = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+        async with self._connected() as socket:  # the browser forgets the layout with it
+            await self._call(socket, "Emulation.setEmulatedMedia", media="print")
+            await self._call(socket, "Emulation.setDeviceMetricsOverride", **size)
+            return await self._value(socket, expression)
+
     def paper(self, path: Path) -> None:
         """Write the page as it prints, as a PDF."""
         options = {"printBackground": True, "preferCSSPageSize": True}

@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from matplotlib import image
+from safetensors.numpy import save_file
 
 IMAGES = 3
 ROLES = {"plain": "source", "wide": "target", "other": "held_out"}
@@ -58,10 +61,15 @@ def write_study(
     runs: Iterable[FakeRun],
     *,
     name: str = "toy",
-    metric: str = "abs_rel",
-    baseline: str = "daa",
+    details: bool = False,
+    **about: str,
 ) -> Path:
-    """Write a study and its runs and return the study's folder; a ``missing`` run has no folder."""
+    """Write a study and its runs and return the study's folder; a ``missing`` run has no folder.
+
+    ``about`` is the study's baseline, metric or design, unless daa, abs_rel and ofat.
+    With ``details`` trained runs also keep errors by angle, curves, updates, a picture, and the
+    maps and the gate (open by half) of an adapter.
+    """
     runs = list(runs)
     folder = results / "studies" / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,14 +86,17 @@ def write_study(
     head = {
         "study": name,
         "question": "?",
-        "baseline": baseline,
-        "metric": metric,
+        "baseline": "daa",
+        "metric": "abs_rel",
         "design": "ofat",
+        **about,
     }
     (folder / "cells.json").write_text(json.dumps({**head, "code": {}, "cells": cells}))
     for run in runs:
         if run.status != "missing":
             _write_run(results / "runs" / run.key[:16], run)
+        if details and run.status == "finished" and run.trainable_parameters:
+            _write_details(results / "runs" / run.key[:16], run)
     return folder
 
 
@@ -146,3 +157,36 @@ def _images(run: FakeRun) -> pd.DataFrame:
         for metric, values in run.after.items()
     ]
     return pd.DataFrame(rows)
+
+
+def _write_details(folder: Path, run: FakeRun) -> None:
+    images = _images(run)
+    rings = [images.assign(ring=ring, pixels=100) for ring in (0, 10, 20)]
+    pd.concat(rings).to_parquet(folder / "angles.parquet", index=False)
+    curves = [
+        (step, domain, ROLES[domain], metric, before + (values[domain] - before) * step / 10)
+        for step in (0, 5, 10)
+        for metric, values in run.after.items()
+        for domain, before in BEFORE[metric].items()
+        if ROLES[domain] != "held_out"
+    ]
+    names = ["step", "domain", "role", "metric", "value"]
+    pd.DataFrame(curves, columns=names).to_parquet(folder / "curves.parquet", index=False)
+    updates = [
+        ("adapters.0", "project.weight", 16, 0.0, 1e-3, float("nan")),
+        ("adapters.0", "queries.a", 16, 1e-2, 1e-3, 0.1),
+        ("decoder", "out.weight", 16, 1e-1, 1e-4, 1e-3),
+    ]
+    names = ["part", "parameter", "count", "initial", "update", "relative"]
+    pd.DataFrame(updates, columns=names).to_parquet(folder / "updates.parquet", index=False)
+    rng = np.random.default_rng(run.seed)
+    maps = {
+        f"{domain}/stage{stage}/{name}": rng.random((4 >> stage, 8 >> stage))
+        for domain in ROLES
+        for stage in (0, 1)
+        for name in ("residual", "attention", "gate")
+    }
+    images = {f"{domain}/image": np.full((16, 32, 3), 128, np.uint8) for domain in ROLES}
+    np.savez_compressed(folder / "adapter_maps.npz", **images, **maps)  # pyright: ignore[reportArgumentType]
+    save_file({"adapters.0.mix.logit": np.zeros((2, 1, 1))}, folder / "adapter.safetensors")
+    image.imsave(folder / "predictions.png", rng.random((20, 60, 3)))

@@ -11,6 +11,7 @@ from dart.diagnostics import (
     measure_updates,
     polar_degrees,
     spread,
+    watch_adapters,
 )
 from dart.metrics import METRICS, measure_image
 
@@ -80,3 +81,43 @@ def test_a_curve_ends_with_the_last_step(steps: int, expected: set[int]) -> None
 def test_positions_are_spread_over_the_whole_set() -> None:
     assert list(spread(24, most=8)) == [0, 3, 6, 9, 12, 15, 18, 21]
     assert list(spread(3, most=8)) == [0, 1, 2]
+
+
+class _Scaled(nn.Module):
+    """Hands back a tenth of what it is given, after an attention that is known."""
+
+    def __init__(self, attention: torch.Tensor) -> None:
+        super().__init__()
+        self.attention = attention
+        self.mix = nn.Identity()
+        self.weigh = nn.Linear(3, 2)
+        nn.init.zeros_(self.weigh.weight)
+        nn.init.constant_(self.weigh.bias, 1.0)
+        self.mix.weigh = self.weigh
+
+    def forward(self, features: torch.Tensor, camera: torch.Tensor) -> torch.Tensor:
+        self.weigh(features.flatten(2).mT)
+        self.mix(self.attention)
+        return 0.1 * features + 0 * camera
+
+
+def test_maps_of_adapters_are_what_they_did_and_nothing_stays_behind() -> None:
+    uniform = torch.full((1, 2, 5, 8), 1 / 8)
+    decided = torch.zeros(1, 2, 5, 8)
+    decided[:, :, 3] = 0.7
+    model = nn.Module()
+    model.adapters = nn.ModuleList([_Scaled(uniform), nn.Module(), _Scaled(decided)])
+    features = torch.randn(1, 3, 2, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), watch_adapters(model) as maps:
+        for index in (0, 2):
+            model.adapters[index](features, torch.zeros(1))
+    assert set(maps) == {f"stage{i}/{n}" for i in (0, 2) for n in ("residual", "attention", "gate")}
+    for values in maps.values():
+        assert values.shape == (2, 4)
+    assert maps["stage0/residual"] == pytest.approx(np.full((2, 4), 0.1))
+    assert maps["stage0/attention"] == pytest.approx(np.full((2, 4), 1 / 5))
+    assert maps["stage2/attention"] == pytest.approx(np.ones((2, 4)))
+    assert maps["stage2/gate"] == pytest.approx(np.full((2, 4), 1 / (1 + np.exp(-1))))
+    maps.clear()
+    model.adapters[0](features, torch.zeros(1))
+    assert not maps

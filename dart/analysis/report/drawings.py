@@ -73,12 +73,13 @@ class Sources:
 def _draw(name: str, caption: str, draw: Callable[[], Axes], *, suffix: str = "svg") -> Drawing:
     buffer = io.BytesIO()
     # Equal input gives equal bytes: identities of SVG elements are random otherwise.
-    settings = {"svg.hashsalt": name}
-    with sns.plotting_context("notebook"), sns.axes_style("ticks"), rc_context(settings):
+    with sns.plotting_context("notebook"), sns.axes_style("ticks"), rc_context():
+        plt.rcParams["svg.hashsalt"] = name
         try:
-            figure = draw().figure
+            figure = draw().get_figure(root=True)
         except UserError as error:
             return Drawing(name, str(error))
+        assert figure is not None
         metadata = {"Date": None} if suffix == "svg" else None
         figure.savefig(buffer, format=suffix, bbox_inches="tight", dpi=110, metadata=metadata)
         plt.close("all")
@@ -100,9 +101,12 @@ def draw_answer(sources: Sources) -> list[Drawing]:
             "what no other variant beats on both.",
             lambda: trade_off(sources.runs, comparison=comparison),
         ),
-        _draw("forest_adaptation", words, lambda: forest(comparison, objective="adaptation")),
-        _draw("forest_forgetting", words, lambda: forest(comparison, objective="forgetting")),
     ]
+    if any(v.effects and v.effects["adaptation"].difference for v in comparison.verdicts):
+        drawings += [
+            _draw(f"forest_{name}", words, lambda name=name: forest(comparison, objective=name))
+            for name in ("adaptation", "forgetting")
+        ]
     ranks = _draw(
         "ranks",
         "Mean ranks over domains.",

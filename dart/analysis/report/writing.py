@@ -68,8 +68,9 @@ def write_report(
         UserError: The study is unknown or has no finished run, or the folder cannot be written.
     """
     opened = open_study(study, results=results)
-    where = {"results": opened.results}
-    comparison = compare_study(opened.folder, baseline=baseline, metric=metric, **where)
+    comparison = compare_study(
+        opened.folder, baseline=baseline, metric=metric, results=opened.results
+    )
     record = opened.record.model_copy(update={"metric": comparison.metric})
     opened = type(opened)(record, opened.folder, opened.results)
     records = read_records(opened)
