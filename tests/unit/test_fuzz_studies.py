@@ -222,7 +222,7 @@ def load_design(path: Path) -> str:
 
 
 _fuzz = settings(
-    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, *HealthCheck]
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 

@@ -246,7 +246,7 @@ def test_the_area_grows_as_its_definition_says(tmp_path: Path) -> None:
     assert [row["trial"] for row in rows] == list(range(9))
     # A tenth beyond the untouched network: 0.4 on the target, 0.1 on the source.
     assert rows[0]["reference"] == pytest.approx([0.44, 0.01])
-    points = [tuple(trial.values or ()) for trial in _trials(tmp_path)]
+    points = [list(trial.values or ()) for trial in _trials(tmp_path)]
     grid = [
         (0.44 * (x + 0.5) / 400, 0.2 * (y + 0.5) / 400 - 0.19)
         for x in range(400)
