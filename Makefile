@@ -36,12 +36,8 @@ check: $(STAMP) ## Everything that CI runs: style, types, layers, tests.
 	$(BIN)/lint-imports
 	$(MAKE) --no-print-directory test
 
-ui: $(STAMP) ## Open MLflow on the study's results, on this machine only (PORT=5000).
-	@test -f $(RESULTS)/mlflow.db || { echo "error: no $(RESULTS)/mlflow.db yet; run: make study"; exit 2; }
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true \
-	$(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
-	  --backend-store-uri sqlite:///$(RESULTS)/mlflow.db \
-	  --default-artifact-root $(RESULTS)/mlartifacts
+ui: $(STAMP) ## Open a study's runs in MLflow, on this machine only (STUDY=, PORT=5000).
+	$(BIN)/dart ui $(STUDY) --results $(RESULTS) --port $(PORT)
 
 lock: $(STAMP) ## Write the installed versions to requirements.lock.
 	echo '# Exact versions for: pip install -c requirements.lock -e ".[dev]"; written by: make lock' \

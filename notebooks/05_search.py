@@ -28,7 +28,7 @@ RESULTS = os.environ.get("DART_RESULTS", "../results")
 from contextlib import suppress
 
 import seaborn as sns
-from IPython.display import Markdown, display
+from IPython import display as screen
 
 from dart.analysis import load_runs, summarize
 from dart.analysis.factors import factor_effects, parameter_importance
@@ -46,7 +46,7 @@ summarize(runs, every_trial=True).set_index("variant")[columns]
 try:
     hypervolume_history(search_history(STUDY, results=RESULTS))
 except UserError as reason:
-    display(Markdown(f"No history of a search: {reason}."))
+    screen.display(screen.Markdown(f"No history of a search: {reason}."))
 
 # %%
 importance = None
@@ -54,7 +54,7 @@ try:
     importance = parameter_importance(STUDY, results=RESULTS)
     importance_bars(importance)
 except UserError as reason:
-    display(Markdown(f"No importance of parameters: {reason}."))
+    screen.display(screen.Markdown(f"No importance of parameters: {reason}."))
 
 # %% [markdown]
 # Both objectives over the two numeric parameters that decide most, for each variant that has them.
@@ -75,6 +75,6 @@ for variant, shares in [] if importance is None else importance.groupby("variant
 try:
     effects = factor_effects(STUDY, results=RESULTS)
     factor_bars(effects)
-    display(effects.round(4))
+    screen.display(effects.round(4))
 except UserError as reason:
-    display(Markdown(f"No factors: {reason}."))
+    screen.display(screen.Markdown(f"No factors: {reason}."))
