@@ -51,11 +51,12 @@ ax = forest(comparison, objective="adaptation")
 ax = forest(comparison, objective="forgetting")
 
 # %% [markdown]
-# The same numbers as a frame, with those that the table leaves out: relative effects, the effect
-# size d_z, one-sided bounds, and the probabilities that the effect lies above, within and below
-# the region of practical equivalence.
+# What the table leaves out: relative effects, the effect size d_z, the one-sided bound, and the
+# probabilities that the effect lies above, within and below the region of practical equivalence.
+# `to_frame` has every number of the comparison.
 
 # %%
-to_frame(comparison).drop(columns=["study", "metric"]).melt(
-    id_vars=["variant", "objective", "verdict"], var_name="number"
-).pivot_table(index="number", columns=["variant", "objective"], values="value", observed=True)
+columns = ["relative", "relative_lower", "relative_upper", "effect_size", "bound"]
+columns += ["p_above", "p_within", "p_below"]
+frame = to_frame(comparison).dropna(subset="difference").set_index(["variant", "objective"])
+frame[columns].round(4)

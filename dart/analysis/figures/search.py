@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.tri import Triangulation
 
 from dart.analysis.figures.style import NAMES, get_axes
 from dart.errors import UserError, did_you_mean
@@ -105,10 +107,20 @@ def contour(
             f"each parameter, there are {len(trials)} trials"
         )
     ax = get_axes(ax, width=6.5, height=5)
-    for name, scale in ((x, ax.set_xscale), (y, ax.set_yscale)):
-        if trials[name].min() > 0 and trials[name].max() >= 10 * trials[name].min():
+    flat = []
+    for name, axis, scale in ((x, ax.xaxis, ax.set_xscale), (y, ax.yaxis, ax.set_yscale)):
+        values = trials[name].to_numpy()
+        if values.min() > 0 and values.max() >= 10 * values.min():
             scale("log")
-    filled = ax.tricontourf(trials[x], trials[y], trials[objective], levels=10, cmap="cividis")
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
+            values = np.log(values)
+        flat.append((values - values.min()) / (values.max() - values.min()))
+    # Neighbours as they look on the page, not in units that differ by powers of ten.
+    mesh = Triangulation(trials[x], trials[y], Triangulation(*flat).triangles)
+    filled = ax.tricontourf(mesh, trials[objective], levels=10, cmap="cividis")
+    ax.margins(0.04)
     ax.plot(trials[x], trials[y], "o", color="white", markeredgecolor="black", markersize=5)
     ax.set_xlabel(x)
     ax.set_ylabel(y)

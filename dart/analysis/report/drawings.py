@@ -9,9 +9,11 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from dart.analysis.details import load_angles, load_curves, load_updates
 from dart.analysis.figures import (
+    adapter_maps,
     critical_difference,
     error_by_angle,
     forest,
@@ -21,6 +23,7 @@ from dart.analysis.figures import (
     trade_off,
     update_sizes,
 )
+from dart.analysis.figures.adapter_maps import list_maps
 from dart.analysis.records import Study
 from dart.analysis.verdicts import Comparison
 from dart.errors import UserError
@@ -28,6 +31,12 @@ from dart.recipe import ZERO_SHOT
 
 SHOWN_VARIANTS = 3
 """Sheets of predictions: the baseline's and those that adapted best."""
+MAPS = {
+    "residual": "the size of the adapters' residuals over that of the features, stage by stage.",
+    "attention": "how far one query has a place to itself; one over the number of queries means "
+    "that the adapter tells no places apart.",
+    "gate": "the trust in the camera's attention, from 0 to 1.",
+}
 
 
 @dataclass(frozen=True)
@@ -60,9 +69,12 @@ class Sources:
     images: pd.DataFrame
 
     @property
-    def trained(self) -> list[str]:
-        """Return the variants that were trained, in the study's order."""
-        return [v.variant for v in self.comparison.verdicts if v.variant != ZERO_SHOT]
+    def ranked(self) -> list[str]:
+        """Return the variants that were trained, best adaptation first."""
+        trained = [v for v in self.comparison.verdicts if v.variant != ZERO_SHOT and v.effects]
+        return [
+            v.variant for v in sorted(trained, key=lambda v: -v.effects["adaptation"].own.value)
+        ]
 
     def domains(self, *roles: str) -> list[str]:
         """Return the domains of some roles."""
@@ -70,7 +82,9 @@ class Sources:
         return [str(domain) for domain in known["domain"][known["role"].isin(roles)]]
 
 
-def _draw(name: str, caption: str, draw: Callable[[], Axes], *, suffix: str = "svg") -> Drawing:
+def _draw(
+    name: str, caption: str, draw: Callable[[], Axes | Figure], *, suffix: str = "svg"
+) -> Drawing:
     buffer = io.BytesIO()
     # Equal input gives equal bytes: identities of SVG elements are random otherwise.
     with sns.plotting_context("notebook"), sns.axes_style("ticks"), rc_context():
@@ -170,18 +184,30 @@ def draw_why(sources: Sources) -> list[Drawing]:
             lambda: update_sizes(load_updates(folder, results=results)),
         )
     )
-    return drawings
+    return [*drawings, *_draw_maps(sources)]
+
+
+def _draw_maps(sources: Sources) -> Iterator[Drawing]:
+    """Yield what the adapters of the variant that adapted best do over the image."""
+    folder, results = sources.study.folder, sources.study.results
+    for quantity, words in MAPS.items():
+        known = list_maps(folder, quantity=quantity, results=results)
+        best = [name for name in sources.ranked if name in known]
+        if best:
+            yield _draw(
+                f"maps_{quantity}",
+                f"{best[0]}: {words}",
+                lambda variant=best[0], quantity=quantity: adapter_maps(
+                    folder, variant, quantity=quantity, results=results
+                ),
+                suffix="jpg",
+            )
 
 
 def draw_predictions(sources: Sources) -> list[Drawing]:
     """Return the sheets of the baseline and of the variants that adapted best."""
-    effects = {v.variant: v.effects for v in sources.comparison.verdicts if v.effects}
-    ranked = sorted(
-        (name for name in sources.trained if name in effects),
-        key=lambda name: -effects[name]["adaptation"].own.value,
-    )
     baseline = sources.comparison.baseline
-    chosen = [baseline, *(name for name in ranked if name != baseline)][:SHOWN_VARIANTS]
+    chosen = [baseline, *(name for name in sources.ranked if name != baseline)][:SHOWN_VARIANTS]
     return list(_sheets(sources, chosen))
 
 
