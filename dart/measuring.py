@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -22,6 +23,7 @@ from dart.metrics import measure_image
 from dart.models import DepthNet
 from dart.pictures import Panel, draw_panels
 from dart.recipe import Recipe, canonical_hash
+from dart.training.loop import Diverged
 
 EVALUATION_BATCH = 16
 PICTURES = {"target": 3, "source": 2, "held_out": 1}
@@ -220,12 +222,16 @@ class Measurements:
         """Return the mean errors on a few validation images of source and target.
 
         Leaves ``model`` in eval mode.
+
+        Raises:
+            Diverged: If a prediction is not finite.
         """
         points = []
         for split, data in self._curve_data():
-            points += _curve_rows(
-                split, step, measure(data, predict(model, data, device=self.device))
-            )
+            maps = predict(model, data, device=self.device)
+            if not all(np.isfinite(distance).all() for distance in maps):
+                raise Diverged(f"step {step}: the prediction on {split.label} is not finite")
+            points += _curve_rows(split, step, measure(data, maps))
         return points
 
     def _curve_data(self) -> list[tuple[Split, list[Sample]]]:
