@@ -218,7 +218,12 @@ class StudyTracker:
         self._log_params(run, recipe)
 
     def abandon(self, cell: Mapping[str, Any], *, failure: str | None = None) -> None:
-        """Note that a cell was interrupted, or cut off by a failure of the machine."""
+        """Note that a cell was interrupted, or cut off by a failure of the machine.
+
+        A cell that was refused before it began has no run to note it on.
+        """
+        if cell["key"] not in self.runs:
+            return
         run = self.runs[cell["key"]].info.run_id
         if failure is not None:
             self.client.set_tag(run, "dart.failure", failure)
