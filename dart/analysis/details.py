@@ -3,12 +3,14 @@
 Read run by run and not kept: these tables are looked at for a few variants at a time.
 """
 
+from pathlib import Path
+
 import pandas as pd
 import pyarrow.parquet as pq
 
 from dart.analysis.records import Cell, Study, open_study, refuse
 from dart.analysis.tables import Location, read_records
-from dart.errors import UserError
+from dart.errors import UserError, did_you_mean
 from dart.recipe import ZERO_SHOT
 
 ANGLES = ("domain", "role", "split", "image", "ring", "metric", "before", "after")
@@ -72,6 +74,35 @@ def load_updates(study: Location, *, results: Location | None = None) -> pd.Data
         UserError: If the study is unknown, or no run of it kept its updates.
     """
     return _load(open_study(study, results=results), "updates", UPDATES)
+
+
+def find_run_file(
+    study: Study, variant: str, name: str, *, seed: int | None, words: str
+) -> tuple[int, Path]:
+    """Return the seed of the first run of a variant that kept a file, and the file.
+
+    Args:
+        study: Where to look.
+        variant: One of the study's.
+        name: The file's.
+        seed: Only this one, if given.
+        words: What a run without the file lacks.
+
+    Raises:
+        UserError: There is no such variant, or no run with the file.
+    """
+    names = list(dict.fromkeys(cell.variant for cell in study.record.cells))
+    if variant not in names:
+        raise UserError(
+            f"unknown variant {variant!r}; the study has: {', '.join(names)}"
+            + did_you_mean(variant, names)
+        )
+    for cell in study.record.cells:
+        path = study.run_folder(cell) / name
+        if cell.variant == variant and seed in (None, cell.seed) and path.is_file():
+            return cell.seed, path
+    of_seed = "" if seed is None else f" of seed {seed}"
+    raise UserError(f"study {study.record.study!r}: no run of {variant!r}{of_seed} has {words}")
 
 
 def _load(

@@ -11,9 +11,15 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from dart.analysis.records import Study, open_study, refuse
+from dart.analysis.details import find_run_file
+from dart.analysis.records import open_study, refuse
 from dart.analysis.tables import Location
 from dart.errors import UserError, did_you_mean
+
+WITHOUT_MAPS = (
+    "maps of its adapters; there are none without an adapter, and runs made before they were "
+    "recorded have none"
+)
 
 QUANTITIES = {
     "residual": "residual / features",
@@ -47,7 +53,10 @@ def adapter_maps(
         UserError: There is no such study, variant, quantity or map.
     """
     opened = open_study(study, results=results)
-    found_seed, content = _find(opened, variant, seed)
+    found_seed, path = find_run_file(
+        opened, variant, "adapter_maps.npz", seed=seed, words=WITHOUT_MAPS
+    )
+    content = _read(path)
     known = sorted({name.rsplit("/", 1)[1] for name in content} - {"image"})
     if quantity not in known:
         raise UserError(
@@ -104,24 +113,6 @@ def _draw_row(
     for axes in row:
         axes.set_xticks([])
         axes.set_yticks([])
-
-
-def _find(study: Study, variant: str, seed: int | None) -> tuple[int, dict[str, ndarray]]:
-    names = list(dict.fromkeys(cell.variant for cell in study.record.cells))
-    if variant not in names:
-        raise UserError(
-            f"unknown variant {variant!r}; the study has: {', '.join(names)}"
-            + did_you_mean(variant, names)
-        )
-    for cell in study.record.cells:
-        path = study.run_folder(cell) / "adapter_maps.npz"
-        if cell.variant == variant and seed in (None, cell.seed) and path.is_file():
-            return cell.seed, _read(path)
-    of_seed = "" if seed is None else f" of seed {seed}"
-    raise UserError(
-        f"study {study.record.study!r}: no run of {variant!r}{of_seed} has maps of its adapters; "
-        "there are none without an adapter, and runs made before they were recorded have none"
-    )
 
 
 def _read(path: Path) -> dict[str, ndarray]:

@@ -3,10 +3,10 @@
 from matplotlib import image
 from matplotlib.axes import Axes
 
+from dart.analysis.details import find_run_file
 from dart.analysis.figures.style import get_axes
 from dart.analysis.records import open_study
 from dart.analysis.tables import Location
-from dart.errors import UserError, did_you_mean
 
 
 def show_predictions(
@@ -30,25 +30,11 @@ def show_predictions(
         UserError: There is no such study, variant or picture.
     """
     opened = open_study(study, results=results)
-    names = list(dict.fromkeys(cell.variant for cell in opened.record.cells))
-    if variant not in names:
-        raise UserError(
-            f"unknown variant {variant!r}; the study has: {', '.join(names)}"
-            + did_you_mean(variant, names)
-        )
-    for cell in opened.record.cells:
-        path = opened.run_folder(cell) / "predictions.png"
-        if cell.variant == variant and seed in (None, cell.seed) and path.is_file():
-            break
-    else:
-        of_seed = "" if seed is None else f" of seed {seed}"
-        raise UserError(
-            f"study {opened.record.study!r}: no run of {variant!r}{of_seed} has a picture"
-        )
+    found, path = find_run_file(opened, variant, "predictions.png", seed=seed, words="a picture")
     pixels = image.imread(path)
     height, width = pixels.shape[:2]
     ax = get_axes(ax, width=12, height=12 * height / width + 0.4)
     ax.imshow(pixels)
     ax.set_axis_off()
-    ax.set_title(f"{variant}, seed {cell.seed}", loc="left")
+    ax.set_title(f"{variant}, seed {found}", loc="left")
     return ax
