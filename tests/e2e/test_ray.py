@@ -149,25 +149,24 @@ def test_the_runs_of_a_lost_node_move_to_another(engine: Engine, tmp_path: Path)
         "sys.stdin.readline()\n"
         "cluster.shutdown()\n"
     )
-    nodes = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", code],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-    )
-    assert nodes.stdin is not None
-    assert nodes.stdout is not None
-    try:
+    ) as nodes:
+        assert nodes.stdin is not None
+        assert nodes.stdout is not None
         address = nodes.stdout.readline().strip()
         process = engine.start("--workers=2", f"--address={address}", seconds=3.0)
         engine.wait_for_runs(2)
         nodes.stdin.write("\n")
         nodes.stdin.flush()
+        assert nodes.stdout.readline().strip() == "removed"
+        # Runs were left to do. Whether one was lost, or ended before its worker missed the node,
+        # is a matter of milliseconds: either way the study must come out whole.
+        assert process.poll() is None
         _, errors = process.communicate(timeout=500)
         assert process.returncode == 0, errors
-    finally:
-        nodes.stdin.close()
-        nodes.wait(timeout=60)
     engine.check_whole(tmp_path)
-    assert "it is run again" in errors
