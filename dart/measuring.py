@@ -21,6 +21,7 @@ from dart.data.dataset import Sample, collate, open_domain
 from dart.diagnostics import measure_rings, polar_degrees, spread, watch_adapters
 from dart.metrics import measure_image
 from dart.models import DepthNet
+from dart.models.folding import is_folded
 from dart.pictures import Panel, draw_panels
 from dart.recipe import Recipe, canonical_hash
 from dart.training.loop import Diverged
@@ -131,6 +132,7 @@ def measure_before(
         "semantics": recipe.semantics,
         "torch": torch.__version__,
         "device": device.type,
+        "folded": is_folded(model.encoder),
     }
     path = (
         results / "before" / f"{split.domain}-{split.name}-{canonical_hash(identity)[:16]}.parquet"

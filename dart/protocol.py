@@ -24,7 +24,7 @@ from dart.diagnostics import choose_steps, copy_parameters, measure_updates
 from dart.errors import Stopped, UserError
 from dart.measuring import CurvePoint, Measurements, summarize_domains
 from dart.metrics import compare
-from dart.models import DepthNet, create_model
+from dart.models import DepthNet, Tuner, create_model
 from dart.models.checkpoint import load_pretrained, save_adapter
 from dart.models.folding import fold
 from dart.provenance import describe_environment
@@ -51,11 +51,18 @@ def _load(recipe: Recipe, device: torch.device) -> DepthNet:
             generator=derive_generator(recipe.seed, "init"),
             **recipe.hyperparameters,
         )
-    if "encoder" not in recipe.training.trainable or recipe.variant == ZERO_SHOT:
+    if _has_constant_encoder(model, recipe):
         # A frozen encoder is a constant: merged batch norms and branches give the same features
         # to float32 rounding, faster. Before and after are measured through the same one.
         model.encoder = fold(model.encoder)
     return model.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def _has_constant_encoder(model: DepthNet, recipe: Recipe) -> bool:
+    if recipe.variant == ZERO_SHOT:
+        return True
+    tuned = any(isinstance(adapter, Tuner) for adapter in model.adapters)
+    return not tuned and "encoder" not in recipe.training.trainable
 
 
 @runtime_checkable

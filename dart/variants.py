@@ -87,6 +87,7 @@ class VariantInfo:
     code: str
     """Identity of the source: it changes with the code, not with comments or docstrings."""
     starts_at_identity: bool = True
+    uses_camera: bool = True
     module: str = ""
     """Importing this registers the variant."""
 
@@ -271,6 +272,7 @@ def _read_decorator(call: ast.Call, line: str) -> dict[str, Any]:
         "hypothesis": hypothesis,
         "compare_to": given.get("compare_to"),
         "starts_at_identity": given.get("starts_at_identity", True),
+        "uses_camera": given.get("uses_camera", True),
     }
 
 

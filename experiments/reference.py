@@ -10,7 +10,9 @@ from torch import nn
 from dart.models import DAA, LowRankQueries, Stage, default_projection, register_variant
 
 
-@register_variant(hypothesis="Decoder and scale head alone can carry the adaptation.")
+@register_variant(
+    hypothesis="Decoder and scale head alone can carry the adaptation.", uses_camera=False
+)
 def none(stage: Stage) -> nn.Module | None:  # noqa: ARG001
     """No adapter at any stage."""
     return None

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dart.cameras.camera import Camera
 from dart.cameras.lenses import Pinhole
-from dart.cameras.rays import check_size, embed_rays, embedding_channels
+from dart.cameras.rays import check_size, embed_rays, embedding_channels, resize_rays
 from dart.errors import UserError
 
 _FOCAL_PER_DIAGONAL = 0.7
@@ -71,6 +71,43 @@ class CameraEmbedder:
             UserError: If there is no camera, or the images differ in size, or ``stride`` does not
                 divide it.
         """
+        return self._for_each(
+            cameras,
+            stride,
+            device,
+            (self.dim,),
+            lambda rays, cells: embed_rays(rays, cells, self.dim),
+        )
+
+    def rays(
+        self,
+        cameras: Sequence[Camera],
+        stride: int,
+        *,
+        device: torch.device | str | None = None,
+    ) -> Float[Tensor, "#b 3 h w"]:
+        """Return the unit rays (x right, y down, z ahead) of each cell at ``stride``, as ``embed``.
+
+        Raises:
+            UserError: As ``embed``.
+        """
+        return self._for_each(
+            cameras,
+            stride,
+            device,
+            ("rays",),
+            lambda rays, cells: resize_rays(rays, cells).permute(0, 3, 1, 2),
+        )
+
+    def _for_each(
+        self,
+        cameras: Sequence[Camera],
+        stride: int,
+        device: torch.device | str | None,
+        name: tuple[object, ...],
+        describe: Callable[[Tensor, tuple[int, int]], Tensor],
+    ) -> Float[Tensor, "#b e h w"]:
+        """Return what ``describe`` says of each camera's rays on the grid of ``stride``, cached."""
         height, width = _common_size(cameras)
         if stride < 1 or height % stride or width % stride:
             raise UserError(
@@ -78,29 +115,19 @@ class CameraEmbedder:
                 f"{stride}; pad both sides to a multiple of it"
             )
         target = torch.device(device) if device is not None else cameras[0].params.device
-        unique = {camera.key: camera for camera in cameras}
-        rows = {key: self._embedded(camera, stride, target) for key, camera in unique.items()}
+        cells = (height // stride, width // stride)
+
+        def described(camera: Camera) -> Tensor:
+            key = (camera.key, camera.params.dtype, target)
+            return self._cached(
+                (*key, stride, *name),
+                lambda: describe(self._cached(key, lambda: _pixel_rays(camera).to(target)), cells),
+            )
+
+        rows = {camera.key: described(camera) for camera in cameras}
         if len(rows) == 1 and cameras[0].params.ndim == 1:
             return rows[cameras[0].key]
         return torch.cat([rows[camera.key] for camera in cameras])
-
-    def _embedded(
-        self, camera: Camera, stride: int, device: torch.device
-    ) -> Float[Tensor, "b e h w"]:
-        height, width = camera.size
-        cells = (height // stride, width // stride)
-        rays_key = (camera.key, camera.params.dtype, device)
-        return self._cached(
-            (*rays_key, stride, self.dim),
-            lambda: embed_rays(
-                self._cached(
-                    rays_key,
-                    lambda: camera.rays().reshape(-1, height, width, 3).to(device),
-                ),
-                cells,
-                self.dim,
-            ),
-        )
 
     def _cached(self, key: tuple[object, ...], compute: Callable[[], Tensor]) -> Tensor:
         if key in self._cache:
@@ -126,3 +153,7 @@ def _common_size(cameras: Sequence[Camera]) -> tuple[int, int]:
                 "(height, width)"
             )
     return cameras[0].size
+
+
+def _pixel_rays(camera: Camera) -> Float[Tensor, "b height width 3"]:
+    return camera.rays().reshape(-1, *camera.size, 3)

@@ -129,6 +129,18 @@ def generate_fourier_features(
     return torch.sin(x[..., None] * frequencies * math.pi).flatten(-2)
 
 
+def resize_rays(
+    rays: Float[Tensor, "b height width 3"], size: tuple[int, int]
+) -> Float[Tensor, "b h w 3"]:
+    """Return unit rays at ``size`` (height, width in cells): means over pixels, normalised."""
+    check_size(size, "resize_rays")
+    resized = F.interpolate(
+        rays.permute(0, 3, 1, 2), size, mode="bilinear", align_corners=False, antialias=True
+    ).permute(0, 2, 3, 1)
+    norm = torch.linalg.vector_norm(resized, dim=-1, keepdim=True)
+    return resized / norm.clamp(min=_SMALLEST_NORM)
+
+
 def embed_rays(
     rays: Float[Tensor, "b height width 3"], size: tuple[int, int], dim: int
 ) -> Float[Tensor, "b e h w"]:
@@ -142,12 +154,7 @@ def embed_rays(
     Source: UniDepth V2's ``embed_rays`` (FACTS 3.2). Deviation: the highest frequency,
     ``max(h, w) // 2``, is at least 1, so that a map of one cell is not NaN.
     """
-    check_size(size, "embed_rays")
-    resized = F.interpolate(
-        rays.permute(0, 3, 1, 2), size, mode="bilinear", align_corners=False, antialias=True
-    ).permute(0, 2, 3, 1)
-    norm = torch.linalg.vector_norm(resized, dim=-1, keepdim=True)
-    angles = polar_azimuth(resized / norm.clamp(min=_SMALLEST_NORM))
+    angles = polar_azimuth(resize_rays(rays, size))
     features = generate_fourier_features(angles, dim, max(1, max(size) // 2))
     return features.permute(0, 3, 1, 2)
 

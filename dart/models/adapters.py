@@ -8,11 +8,12 @@ cells, ``n`` tokens (cells in a row), ``q`` queries, ``k`` heads, ``d`` channels
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
 from dart.errors import UserError
@@ -30,6 +31,58 @@ class Stage:
     """Pixels of the image a cell, along each side."""
     camera_dim: int
     """Channels of the camera embedding."""
+    layers: nn.Module = field(default_factory=nn.Identity, compare=False, repr=False)
+    """The encoder's own layers of this stage, with their pretrained weights; to read only."""
+
+
+class Tuner(nn.Module):
+    """Base of adapters that change what a stage computes instead of adding to what it gives.
+
+    ``forward(layers, features, camera)`` runs the stage's layers its own way and returns the map
+    that the stage gives. It must not write into the layers.
+    """
+
+
+class Reweighted(Tuner):
+    """A tuner whose stage runs with other weights; merging puts them into the layers for good."""
+
+    def weights(self, layers: nn.Module) -> dict[str, Tensor]:
+        """Return the parameters and buffers of ``layers`` that are replaced, by name."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        layers: nn.Module,
+        features: Float[Tensor, "b c h w"],
+        camera: Float[Tensor, "#b e h2 w2"],  # noqa: ARG002
+    ) -> Float[Tensor, "b d h2 w2"]:
+        """Return the map of the stage under the weights of ``weights``."""
+        return functional_call(layers, self.weights(layers), (features,))
+
+    @torch.no_grad()
+    def merge(self, layers: nn.Module) -> None:
+        """Write the weights into the layers, which then run without this tuner."""
+        own = dict(layers.named_parameters()) | dict(layers.named_buffers())
+        for name, value in self.weights(layers).items():
+            own[name].copy_(value)
+
+
+def run_stage(
+    layers: nn.Module,
+    adapter: nn.Module,
+    features: Float[Tensor, "b c h w"],
+    camera: Float[Tensor, "#b e h2 w2"],
+) -> tuple[Float[Tensor, "b d h2 w2"], Float[Tensor, "b d h2 w2"]]:
+    """Return what the next stage starts from and what the decoder gets: mostly the same map.
+
+    They differ for an adapter with ``feeds_next_stage = False``, which the decoder alone sees.
+    """
+    if isinstance(adapter, Tuner):
+        outputs = adapter(layers, features, camera)
+        return outputs, outputs
+    plain = layers(features)
+    adapted = plain + adapter(plain, camera)
+    return (adapted if getattr(adapter, "feeds_next_stage", True) else plain), adapted
 
 
 def softmax_over_tokens(scores: Float[Tensor, "*b q n"]) -> Float[Tensor, "*b q n"]:

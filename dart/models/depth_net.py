@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from dart.cameras import Camera, CameraEmbedder, default_camera
 from dart.errors import UserError, did_you_mean
-from dart.models.adapters import Stage
+from dart.models.adapters import Stage, run_stage
 from dart.models.depth_head import DepthHead
 from dart.models.encoder import create_encoder
 from dart.models.scale_head import ScaleActivation, ScaleHead
@@ -160,8 +160,6 @@ class DepthNet(nn.Module):
     Args:
         config: Shape of the network and meaning of its output.
         encoder: Runs stage by stage.
-        adapters: One a stage; None where there is none. Each gives a residual, which flows on
-            into the next stage and into the decoder.
         seed: Decides the first weights of decoder and scale head.
     """
 
@@ -175,7 +173,6 @@ class DepthNet(nn.Module):
         config: NetworkConfig,
         *,
         encoder: TinyViM,
-        adapters: Sequence[nn.Module | None],
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -186,9 +183,7 @@ class DepthNet(nn.Module):
         self.adapters_enabled = True
         self.encoder = encoder
         self.strides = tuple(encoder.strides)
-        self.adapters = nn.ModuleList(
-            NoAdapter() if adapter is None else adapter for adapter in adapters
-        )
+        self.adapters = nn.ModuleList(NoAdapter() for _ in self.strides)
         widths = encoder.channels
         with isolated_seed(seed, "decoder"):
             self.decoder = DepthHead(
@@ -206,6 +201,12 @@ class DepthNet(nn.Module):
         self.embedder = CameraEmbedder(config.camera_dim)
         for name, values in (("image_mean", IMAGENET_MEAN), ("image_std", IMAGENET_STD)):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
+
+    def adapt(self, adapters: Sequence[nn.Module | None]) -> None:
+        """Put one adapter at each stage; None where there is none."""
+        self.adapters = nn.ModuleList(
+            NoAdapter() if adapter is None else adapter for adapter in adapters
+        )
 
     def forward(
         self, image: Float[Tensor, "b 3 h w"], cameras: Sequence[Camera] | None = None
@@ -231,14 +232,24 @@ class DepthNet(nn.Module):
     def _encode(self, image: Tensor, cameras: Sequence[Camera]) -> list[Tensor]:
         """Return the four maps; an adapted one is what the next stage starts from."""
         outputs = []
-        features = self.encoder.stem(image)
+        features = image
         for index, adapter in enumerate(self.adapters):
-            features = self.encoder.forward_stage(index, features)
+            layers = self.encoder.stage_layers(index)
             if self.adapters_enabled and not isinstance(adapter, NoAdapter):
-                camera = self._embed(cameras, self.strides[index], features)
-                features = features + adapter(features, camera)
-            outputs.append(features)
+                camera = self._see(cameras, self.strides[index], image, adapter)
+                features, output = run_stage(layers, adapter, features, camera)
+            else:
+                output = features = layers(features)
+            outputs.append(output)
         return outputs
+
+    def _see(
+        self, cameras: Sequence[Camera], stride: int, like: Tensor, adapter: nn.Module
+    ) -> Tensor:
+        """Return what an adapter is shown of the cameras: the embedding, or the unit rays."""
+        if getattr(adapter, "sees_rays", False):
+            return self.embedder.rays(cameras, stride, device=like.device).to(like.dtype)
+        return self._embed(cameras, stride, like)
 
     def _embed(self, cameras: Sequence[Camera], stride: int, like: Tensor) -> Tensor:
         return self.embedder.embed(cameras, stride, device=like.device).to(like.dtype)
@@ -276,6 +287,12 @@ def build_encoder(config: NetworkConfig, *, seed: int) -> TinyViM:
 def list_stages(encoder: TinyViM, config: NetworkConfig) -> list[Stage]:
     """Return where adapters sit."""
     return [
-        Stage(index=index, channels=width, stride=stride, camera_dim=config.camera_dim)
+        Stage(
+            index=index,
+            channels=width,
+            stride=stride,
+            camera_dim=config.camera_dim,
+            layers=encoder.stage_layers(index),
+        )
         for index, (width, stride) in enumerate(zip(encoder.channels, encoder.strides, strict=True))
     ]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dart.models.tinyvim_blocks import ConvNorm, LocalBlock, RepDepthwise
 
-__all__ = ["fold"]
+__all__ = ["fold", "is_folded"]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -34,6 +34,11 @@ def fold(model: ModuleT) -> ModuleT:
     folded = copy.deepcopy(model).eval().requires_grad_(False)
     _fold_children(folded)
     return folded
+
+
+def is_folded(encoder: nn.Module) -> bool:
+    """Say whether an encoder's convolutions hold its norms, as ``fold`` makes them."""
+    return not any(isinstance(module, ConvNorm) for module in encoder.modules())
 
 
 def _fold_children(module: nn.Module) -> None:

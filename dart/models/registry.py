@@ -40,18 +40,25 @@ _LOADED: set[str] = set()
 
 
 def register_variant(
-    *, hypothesis: str, compare_to: str | None = None, starts_at_identity: bool = True
+    *,
+    hypothesis: str,
+    compare_to: str | None = None,
+    starts_at_identity: bool = True,
+    uses_camera: bool = True,
 ) -> Callable[[_Function], _Function]:
     """Register the decorated function as the variant of its name.
 
     The function takes a ``Stage`` and, by keyword, its hyperparameters (int, float, bool, str or
     ``Literal[...]``, each with a default); it returns the adapter of that stage, or None for
-    none. The adapter maps features and camera embedding to the residual.
+    none. The adapter maps features and camera embedding to the residual, or is a ``Tuner``. It may
+    say ``sees_rays = True`` to be given unit rays (x, y, z) in the place of the embedding, and
+    ``feeds_next_stage = False`` for a residual that the decoder alone gets.
 
     Args:
         hypothesis: What the variant should show, in one sentence.
         compare_to: The variant whose difference from this one tests the hypothesis.
-        starts_at_identity: Whether the residual is exactly zero before training.
+        starts_at_identity: Whether the network is exactly the pretrained one before training.
+        uses_camera: Whether the adapter looks at the camera at all.
 
     Raises:
         ValueError: The name is taken or reserved, or an argument could not stand in a study.
@@ -76,6 +83,7 @@ def register_variant(
             source_file=str(file),
             code="",
             starts_at_identity=starts_at_identity,
+            uses_camera=uses_camera,
             module=build.__module__,
         )
         _VARIANTS[name] = (info, build)
@@ -133,13 +141,14 @@ def create_model(
     if generator is not None:
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     encoder = build_encoder(config, seed=seed)
-    stages = list_stages(encoder, config)
-    adapters = [_build_adapter(build, stage, values, seed) for stage in stages]
-    model = DepthNet(config, encoder=encoder, adapters=adapters, seed=seed)
-    model.variant, model.hyperparameters = variant, values
+    model = DepthNet(config, encoder=encoder, seed=seed)
     if pretrained is not None:
         load_pretrained_state(model, resolve_checkpoint(pretrained))
         model.pretrained = (pretrained, hash_checkpoint(pretrained))
+    # After the weights are loaded: some adapters are built from the layers that they change.
+    stages = list_stages(encoder, config)
+    model.adapt([_build_adapter(build, stage, values, seed) for stage in stages])
+    model.variant, model.hyperparameters = variant, values
     return model
 
 

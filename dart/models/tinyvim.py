@@ -10,6 +10,7 @@ written from its formulas. Differs in one respect: images whose sides are not mu
 padded instead of refused.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -136,6 +137,15 @@ class TinyViM(nn.Module):
                 f"multiples of {pooling}, so pad the image to multiples of {STRIDES[-1]}"
             )
         return self.network[2 * index](features)
+
+    def stage_layers(self, index: int) -> nn.Sequential:
+        """Return what makes the map of stage ``index`` from that of the stage before.
+
+        Stage 0 starts from the image. The layers are the encoder's own, not copies.
+        """
+        first = self.patch_embed if index == 0 else self.network[2 * index - 1]
+        enter = "stem" if index == 0 else "down"
+        return nn.Sequential(OrderedDict({enter: first, "blocks": self.network[2 * index]}))
 
     def forward_intermediates(
         self,
