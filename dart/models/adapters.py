@@ -67,24 +67,6 @@ class Reweighted(Tuner):
             own[name].copy_(value)
 
 
-def run_stage(
-    layers: nn.Module,
-    adapter: nn.Module,
-    features: Float[Tensor, "b c h w"],
-    camera: Float[Tensor, "#b e h2 w2"],
-) -> tuple[Float[Tensor, "b d h2 w2"], Float[Tensor, "b d h2 w2"]]:
-    """Return what the next stage starts from and what the decoder gets: mostly the same map.
-
-    They differ for an adapter with ``feeds_next_stage = False``, which the decoder alone sees.
-    """
-    if isinstance(adapter, Tuner):
-        outputs = adapter(layers, features, camera)
-        return outputs, outputs
-    plain = layers(features)
-    adapted = plain + adapter(plain, camera)
-    return (adapted if getattr(adapter, "feeds_next_stage", True) else plain), adapted
-
-
 def softmax_over_tokens(scores: Float[Tensor, "*b q n"]) -> Float[Tensor, "*b q n"]:
     """Share each query out among the tokens: what a token gets shrinks as tokens grow in number."""
     return scores.softmax(-1)

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from dart.cameras import Camera, CameraEmbedder, default_camera
 from dart.errors import UserError, did_you_mean
-from dart.models.adapters import Stage, run_stage
+from dart.models.adapters import Stage, Tuner
 from dart.models.depth_head import DepthHead
 from dart.models.encoder import create_encoder
 from dart.models.scale_head import ScaleActivation, ScaleHead
@@ -209,39 +209,74 @@ class DepthNet(nn.Module):
         )
 
     def forward(
-        self, image: Float[Tensor, "b 3 h w"], cameras: Sequence[Camera] | None = None
+        self,
+        image: Float[Tensor, "b 3 h w"],
+        cameras: Sequence[Camera] | None = None,
+        *,
+        known: Sequence[Float[Tensor, "b _ _ _"]] = (),
     ) -> Prediction:
         """Return distances in metres along the rays.
 
         Args:
             image: Red, green and blue in 0..1; any size.
             cameras: One an image, of the image's size; the seed's fixed camera unless given.
+            known: What ``encode_prefix`` gave for these images, which is then not computed again.
 
         Raises:
             UserError: The image is empty, or the cameras are not those of the images.
         """
-        height, width = image.shape[2:]
-        padded, cameras = self._pad(image, cameras)
-        # Depthwise convolutions on a CPU are many times slower in the default layout.
-        padded = padded.contiguous(memory_format=torch.channels_last)
-        features = self._encode((padded - self.image_mean) / self.image_std, cameras)
-        relative = self.decoder(features, tuple(padded.shape[2:]))[:, :height, :width]
-        scale = self.scale_head(features[-1], self._embed(cameras, self.strides[-1], features[-1]))
-        return Prediction(invert(relative, scale, self.config), relative, scale)
+        padded, cameras = self.pad(image, cameras)
+        features = self._encode(self.normalise(padded), cameras, known)
+        return self.decode(features, cameras, (image.shape[2], image.shape[3]))
 
-    def _encode(self, image: Tensor, cameras: Sequence[Camera]) -> list[Tensor]:
+    def normalise(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Return what the encoder takes."""
+        # Depthwise convolutions on a CPU are many times slower in the default layout.
+        image = image.contiguous(memory_format=torch.channels_last)
+        return (image - self.image_mean) / self.image_std
+
+    def _encode(
+        self, image: Tensor, cameras: Sequence[Camera], known: Sequence[Tensor]
+    ) -> list[Tensor]:
         """Return the four maps; an adapted one is what the next stage starts from."""
         outputs = []
-        features = image
+        features = image if len(known) == 0 else known[0]
         for index, adapter in enumerate(self.adapters):
             layers = self.encoder.stage_layers(index)
-            if self.adapters_enabled and not isinstance(adapter, NoAdapter):
+            if self.adapters_enabled and isinstance(adapter, Tuner):
                 camera = self._see(cameras, self.strides[index], image, adapter)
-                features, output = run_stage(layers, adapter, features, camera)
+                features = output = adapter(layers, features, camera)
             else:
-                output = features = layers(features)
+                plain = known[index] if index < len(known) else layers(features)
+                features, output = self.meet(index, plain, cameras)
             outputs.append(output)
         return outputs
+
+    def meet(
+        self, index: int, plain: Float[Tensor, "b c h w"], cameras: Sequence[Camera]
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+        """Return what the next stage and the decoder get of a stage's own map.
+
+        They differ for an adapter with ``feeds_next_stage = False``, which the decoder alone sees.
+        """
+        adapter = self.adapters[index]
+        if not self.adapters_enabled or isinstance(adapter, NoAdapter):
+            return plain, plain
+        adapted = plain + adapter(plain, self._see(cameras, self.strides[index], plain, adapter))
+        return (adapted if getattr(adapter, "feeds_next_stage", True) else plain), adapted
+
+    def decode(
+        self,
+        features: Sequence[Float[Tensor, "b _ _ _"]],
+        cameras: Sequence[Camera],
+        size: tuple[int, int],
+    ) -> Prediction:
+        """Return the answer of decoder and scale head at ``size``, that of the images."""
+        height, width = size
+        padded = (height + -height % self.strides[-1], width + -width % self.strides[-1])
+        relative = self.decoder(features, padded)[:, :height, :width]
+        scale = self.scale_head(features[-1], self._embed(cameras, self.strides[-1], features[-1]))
+        return Prediction(invert(relative, scale, self.config), relative, scale)
 
     def _see(
         self, cameras: Sequence[Camera], stride: int, like: Tensor, adapter: nn.Module
@@ -254,7 +289,28 @@ class DepthNet(nn.Module):
     def _embed(self, cameras: Sequence[Camera], stride: int, like: Tensor) -> Tensor:
         return self.embedder.embed(cameras, stride, device=like.device).to(like.dtype)
 
-    def _pad(
+    @property
+    def num_constant_stages(self) -> int:
+        """Number of first stages whose own maps depend on the image alone while this trains."""
+        if any(parameter.requires_grad for parameter in self.encoder.parameters()):
+            return 0
+        for index, adapter in enumerate(self.adapters):
+            if isinstance(adapter, Tuner):
+                return index
+            if not isinstance(adapter, NoAdapter) and getattr(adapter, "feeds_next_stage", True):
+                return index + 1
+        return len(self.adapters)
+
+    @torch.no_grad()
+    def encode_prefix(self, image: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _ _ _"]]:
+        """Return the own maps of the first ``num_constant_stages`` stages."""
+        features, known = self.normalise(self.pad(image, None)[0]), []
+        for index in range(self.num_constant_stages):
+            features = self.encoder.stage_layers(index)(features)
+            known.append(features)
+        return known
+
+    def pad(
         self, image: Tensor, cameras: Sequence[Camera] | None
     ) -> tuple[Tensor, Sequence[Camera]]:
         """Extend images and cameras to the right and below, to multiples of the last stride."""
