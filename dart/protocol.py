@@ -8,7 +8,7 @@ forgetting on source domains and adaptation on the target, with signs from ``met
 import json
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,7 +96,7 @@ def _adapt(
     state: "_State",
     on_step: Callable[[int, int, float], None],
     rungs: Rungs | None,
-) -> _Training:
+) -> Generator[Trainer, Step, _Training]:
     """Train on the target and return what was seen on the way."""
     groups, steps = recipe.training.trainable, recipe.training.steps
     set_trainable(model, groups)
@@ -125,8 +125,9 @@ def _adapt(
             state.save(trainer, curve, at_once=True)
             raise
 
-    history = trainer.run(on_step=after_step)
-    return _Training(history, curve, measure_updates(initial, model))
+    while len(trainer.history) < steps:
+        after_step((yield trainer))
+    return _Training(trainer.history, curve, measure_updates(initial, model))
 
 
 class _State:
@@ -191,7 +192,18 @@ def _peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def run_recipe(  # noqa: PLR0913  # two of them are who looks on
+def run_recipe(recipe: Recipe, folder: Path, **options: Any) -> dict[str, Any]:
+    """Do all steps of ``recipe_steps``, whose arguments it takes, and return ``result.json``."""
+    run = recipe_steps(recipe, folder, **options)
+    try:
+        trainer = next(run)
+        while True:
+            trainer = run.send(trainer.take_step())
+    except StopIteration as end:
+        return end.value
+
+
+def recipe_steps(  # noqa: PLR0913  # two of them are who looks on
     recipe: Recipe,
     folder: Path,
     *,
@@ -200,8 +212,11 @@ def run_recipe(  # noqa: PLR0913  # two of them are who looks on
     state: Path | None = None,
     on_step: Callable[[int, int, float], None] = lambda _done, _steps, _loss: None,
     rungs: Rungs | None = None,
-) -> dict[str, Any]:
+) -> Generator[Trainer, Step, dict[str, Any]]:
     """Train and measure one recipe, write its record into ``folder`` and return ``result.json``.
+
+    Each step of training is left to the caller: a trainer is yielded, and the step that it was
+    made to take is to be sent. So several runs can take their steps together.
 
     Args:
         folder: Where the record goes; the caller commits it.
@@ -214,7 +229,7 @@ def run_recipe(  # noqa: PLR0913  # two of them are who looks on
 
     Raises:
         Pruned: If ``rungs`` raised it.
-        Diverged: If the loss is no longer finite.
+        Diverged: If a prediction on the way is no longer finite.
         UserError: If the checkpoint, a data set or the state cannot be used.
         Stopped: If ``on_step`` raised it; the state is kept.
         RuntimeError: If a frozen parameter or buffer changed.
@@ -229,7 +244,9 @@ def run_recipe(  # noqa: PLR0913  # two of them are who looks on
     model.adapters_enabled = True
     training = _Training()
     if not untouched:
-        training = _adapt(model, recipe, measurements, state=kept, on_step=on_step, rungs=rungs)
+        training = yield from _adapt(
+            model, recipe, measurements, state=kept, on_step=on_step, rungs=rungs
+        )
     if frozen_hash(model) != frozen:
         raise RuntimeError("a frozen parameter or buffer changed during training")
     errors, by_angle = measurements.errors(None if untouched else model)

@@ -138,6 +138,8 @@ class TrainingSpec(Frozen):
     """Training loss: two on log distance, or the relative error itself (dart/training/loss.py)."""
     flip: bool = True
     """Mirror half of the training images, together with their cameras."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the network's passes in training; weights, scan, distances and loss stay in float32."""
     colour: FiniteFloat = Field(default=0.0, ge=0, le=1)
     """Strength of the random change of brightness, contrast and colour; 0 turns it off."""
 

@@ -5,9 +5,10 @@ import math
 import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -52,6 +53,16 @@ def write_state(path: Path, content: Mapping[str, Any]) -> None:
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+
+
+@runtime_checkable
+class HasDistance(Protocol):
+    """What a network answers: ``dart.models.Prediction``."""
+
+    @property
+    def distance(self) -> Tensor:
+        """Metres along the ray, (b, h, w)."""
+        ...
 
 
 class Diverged(ValueError):
@@ -117,13 +128,46 @@ class Trainer:
         self.optimizer = create_optimizer(self.model, self.spec)
         self.history: list[Step] = []
 
-    def loss(self, batch: Batch) -> Float[Tensor, ""]:
+    def draw(self) -> Batch:
+        """Return the batch of the next step, on the device."""
+        return draw_batch(
+            self.data,
+            batch_size=self.spec.batch_size,
+            seed=self.seed,
+            step=len(self.history),
+            flips=self.spec.flip,
+            colour=self.spec.colour,
+        ).to(self.device)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return what the network runs under: the spec's precision."""
+        lower = self.spec.precision == "bfloat16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=lower)
+
+    def predict(self, batch: Batch) -> HasDistance:
+        """Return what the network says about a batch."""
+        with self.autocast():
+            return self.model(batch.image, batch.cameras)
+
+    def loss(self, batch: Batch, prediction: HasDistance) -> Float[Tensor, ""]:
         """Return the loss of one batch, already on the device."""
-        prediction = self.model(batch.image, batch.cameras)
-        return LOSSES[self.spec.loss](prediction.distance, batch.distance, batch.valid)
+        distance = prediction.distance.float()
+        return LOSSES[self.spec.loss](distance, batch.distance, batch.valid)
 
     def take_step(self) -> Step:
         """Do the next optimiser step.
+
+        Raises:
+            Diverged: If the loss or the gradient is not finite; the weights stay as they were.
+        """
+        batch = self.draw()
+        self.optimizer.zero_grad()
+        loss = self.loss(batch, self.predict(batch))
+        loss.backward()
+        return self.finish(loss)
+
+    def finish(self, loss: Float[Tensor, ""]) -> Step:
+        """Move the weights along the gradients of ``loss``, which stand in them.
 
         Raises:
             Diverged: If the loss or the gradient is not finite; the weights stay as they were.
@@ -132,17 +176,6 @@ class Trainer:
         factor = learning_rate_factor(step, spec.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
-        batch = draw_batch(
-            self.data,
-            batch_size=spec.batch_size,
-            seed=self.seed,
-            step=step,
-            flips=spec.flip,
-            colour=spec.colour,
-        ).to(self.device)
-        self.optimizer.zero_grad()
-        loss = self.loss(batch)
-        loss.backward()
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = float(nn.utils.clip_grad_norm_(trained, spec.gradient_clip))
         record = Step(step, float(loss.detach()), spec.learning_rate * factor, norm)
