@@ -56,7 +56,7 @@ def create_work(model: DepthNet, way: str, batch: int, device: torch.device) -> 
 
     def step() -> None:
         if way != "dart":
-            model.embedder = CameraEmbedder(model.config.camera_dim)
+            model.embedder = model.adapter_embedder = CameraEmbedder(model.config.camera_dim)
         optimizer.zero_grad()
         loss = si_log(model(image, cameras).distance, true, valid)
         loss.backward()

@@ -67,15 +67,27 @@ class _ChangedEmbedder(CameraEmbedder):
         """Return the changed embedding."""
         return self._change(self._inner.embed(cameras, stride, device=device))
 
+    def rays(
+        self,
+        cameras: Sequence[Camera],
+        stride: int,
+        *,
+        device: torch.device | str | None = None,
+    ) -> Float[Tensor, "#b 3 h w"]:
+        """Return the changed rays."""
+        return self._change(self._inner.rays(cameras, stride, device=device))
+
 
 @contextmanager
 def _embedder(model: DepthNet, change: Callable[[Tensor], Tensor] | None) -> Iterator[None]:
-    inner = model.embedder
-    model.embedder = inner if change is None else _ChangedEmbedder(inner, change)
+    inner, shown = model.embedder, model.adapter_embedder
+    if change is not None:
+        model.embedder = _ChangedEmbedder(inner, change)
+        model.adapter_embedder = _ChangedEmbedder(shown, change)
     try:
         yield
     finally:
-        model.embedder = inner
+        model.embedder, model.adapter_embedder = inner, shown
 
 
 def list_arms(cameras: Sequence[Camera], generator: np.random.Generator) -> list[Arm]:

@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 
 from dart.checkpoint_header import resolve_checkpoint
+from dart.conditioning import Conditioning
 from dart.data.dataset import open_domain
 from dart.diagnostics import choose_steps, copy_parameters, measure_updates
 from dart.errors import Stopped, UserError
@@ -49,6 +50,7 @@ def _load(recipe: Recipe, device: torch.device) -> DepthNet:
             config=None,
             pretrained=checkpoint,
             generator=derive_generator(recipe.seed, "init"),
+            conditioning=Conditioning(recipe.training.camera, recipe.training.embedding),
             **recipe.hyperparameters,
         )
     if _has_constant_encoder(model, recipe):

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
+from dart.conditioning import CameraControl, EmbeddingKind
 from dart.domains import DOMAINS
 
 SEMANTICS = 1
@@ -142,6 +143,11 @@ class TrainingSpec(Frozen):
     """Of the network's passes in training; weights, scan, distances and loss stay in float32."""
     colour: FiniteFloat = Field(default=0.0, ge=0, le=1)
     """Strength of the random change of brightness, contrast and colour; 0 turns it off."""
+
+    camera: CameraControl = "real"
+    """What adapters are shown of the camera; the scale head always sees the real one."""
+    embedding: EmbeddingKind = "fourier"
+    """How adapters are shown it (dart/cameras/kinds.py); the scale head keeps ``fourier``."""
 
     @model_validator(mode="after")
     def _groups_differ(self) -> Self:

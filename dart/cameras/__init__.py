@@ -2,8 +2,9 @@
 
 from dart.cameras.calibration import load_calibration
 from dart.cameras.camera import Camera
+from dart.cameras.controls import default_camera
 from dart.cameras.distorted import Fisheye624, Mei, RadialTangential, ThinPrismFisheye
-from dart.cameras.embedding import CameraEmbedder, default_camera
+from dart.cameras.embedding import CameraEmbedder
 from dart.cameras.files import camera_from_dict, load_camera
 from dart.cameras.fisheyes import (
     EUCM,
@@ -14,6 +15,7 @@ from dart.cameras.fisheyes import (
     RadialPolynomial,
     Stereographic,
 )
+from dart.cameras.kinds import count_aliased_bands
 from dart.cameras.lenses import KannalaBrandt, Pinhole
 from dart.cameras.panorama import Equirectangular
 from dart.cameras.rays import (
@@ -44,6 +46,7 @@ __all__ = [
     "Stereographic",
     "ThinPrismFisheye",
     "camera_from_dict",
+    "count_aliased_bands",
     "default_camera",
     "embed_rays",
     "generate_fourier_features",

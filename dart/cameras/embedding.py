@@ -5,7 +5,6 @@ with a camera an image (crops) must not fill the memory with them, so it is kept
 number of bytes, the longest unused going first.
 """
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -14,38 +13,37 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dart.cameras.camera import Camera
-from dart.cameras.lenses import Pinhole
-from dart.cameras.rays import check_size, embed_rays, embedding_channels, resize_rays
+from dart.cameras.controls import arrange, shown_lens
+from dart.cameras.kinds import EMBEDDINGS
+from dart.cameras.rays import embed_rays, embedding_channels, resize_rays
+from dart.conditioning import CameraControl, EmbeddingKind
 from dart.errors import UserError
-
-_FOCAL_PER_DIAGONAL = 0.7
-
-
-def default_camera(size: tuple[int, int]) -> Pinhole:
-    """Return the fixed pinhole K0 of images that come without a camera.
-
-    The centre is the image's; the focal length is 0.7 of the diagonal, UniDepth V2's starting
-    guess: 59.5 degrees across an image of 4:3.
-    """
-    check_size(size, "default_camera")
-    height, width = size
-    focal = _FOCAL_PER_DIAGONAL * math.hypot(height, width)
-    return Pinhole(torch.tensor([focal, focal, width / 2, height / 2]), size)
 
 
 class CameraEmbedder:
-    """Fourier features of the rays of a camera, on the grid of a stage, cached.
+    """Channels that describe the rays of a camera, on the grid of a stage, cached.
 
     Args:
         dim: Channels wanted, as ``embed_rays``; ``channels`` says how many come.
+        kind: How rays become channels: one of ``EMBEDDINGS``.
+        control: Shows the real camera or a false one (``dart.cameras.controls``).
         max_bytes: Memory that the cache may hold; the last embedding is kept whatever its size.
     """
 
-    def __init__(self, dim: int, *, max_bytes: int = 256 * 2**20) -> None:
+    def __init__(
+        self,
+        dim: int,
+        *,
+        kind: EmbeddingKind = "fourier",
+        control: CameraControl = "real",
+        max_bytes: int = 256 * 2**20,
+    ) -> None:
         if embedding_channels(dim) < 1:
             raise UserError(f"CameraEmbedder: dim = {dim}; it must be at least 2")
         self.dim = dim
-        self.channels = embedding_channels(dim)
+        self.kind: EmbeddingKind = kind
+        self.control: CameraControl = control
+        self.channels = EMBEDDINGS[kind].channels(dim)
         self.max_bytes = max_bytes
         self._cache: OrderedDict[tuple[object, ...], Tensor] = OrderedDict()
         self._bytes = 0
@@ -76,8 +74,14 @@ class CameraEmbedder:
             stride,
             device,
             (self.dim,),
-            lambda rays, cells: embed_rays(rays, cells, self.dim),
+            self._describe,
         )
+
+    def _describe(self, rays: Tensor, cells: tuple[int, int]) -> Tensor:
+        if self.kind == "fourier":
+            return embed_rays(rays, cells, self.dim)
+        features = EMBEDDINGS[self.kind].describe(resize_rays(rays, cells), self.dim)
+        return features.permute(0, 3, 1, 2)
 
     def rays(
         self,
@@ -121,7 +125,15 @@ class CameraEmbedder:
             key = (camera.key, camera.params.dtype, target)
             return self._cached(
                 (*key, stride, *name),
-                lambda: describe(self._cached(key, lambda: _pixel_rays(camera).to(target)), cells),
+                lambda: arrange(
+                    describe(
+                        self._cached(
+                            key, lambda: _pixel_rays(shown_lens(camera, self.control)).to(target)
+                        ),
+                        cells,
+                    ),
+                    self.control,
+                ),
             )
 
         rows = {camera.key: described(camera) for camera in cameras}

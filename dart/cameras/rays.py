@@ -155,8 +155,13 @@ def embed_rays(
     ``max(h, w) // 2``, is at least 1, so that a map of one cell is not NaN.
     """
     angles = polar_azimuth(resize_rays(rays, size))
-    features = generate_fourier_features(angles, dim, max(1, max(size) // 2))
+    features = generate_fourier_features(angles, dim, highest_frequency(size))
     return features.permute(0, 3, 1, 2)
+
+
+def highest_frequency(size: tuple[int, int]) -> int:
+    """Return the highest frequency of the embedding at ``size`` (height, width in cells)."""
+    return max(1, max(size) // 2)
 
 
 def embedding_channels(dim: int) -> int:

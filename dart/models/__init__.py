@@ -1,5 +1,6 @@
 """The networks: encoders, adapters, decoder and scale head, and the variants by name."""
 
+from dart.conditioning import Conditioning
 from dart.models import tinyvim as tinyvim
 from dart.models.adapters import (
     DAA,
@@ -29,6 +30,7 @@ from dart.models.registry import create_model, list_variants, register_variant, 
 __all__ = [
     "DAA",
     "Average",
+    "Conditioning",
     "DepthNet",
     "DynamicQueries",
     "Gate",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dart.checkpoint_header import hash_checkpoint, read_metadata
 from dart.checkpoint_header import resolve_checkpoint as resolve
+from dart.conditioning import Conditioning
 from dart.errors import UserError
 from dart.models.depth_net import DepthNet, NetworkConfig
 from dart.models.registry import create_model
@@ -63,6 +64,7 @@ def save_adapter(model: DepthNet, path: str | Path, metadata: Mapping[str, Any])
         "variant": model.variant,
         "hyperparameters": model.hyperparameters,
         "config": model.config.to_dict(),
+        "conditioning": model.conditioning.to_dict(),
         "pretrained": name,
         "pretrained_sha256": digest,
     }
@@ -101,9 +103,15 @@ def load_adapter(path: str | Path, *, pretrained: str | Path | None = None) -> D
         raise UserError(f"checkpoint {file}: hyperparameters must be a mapping")
     base = _find_pretrained(file, metadata, pretrained)
     config = NetworkConfig.from_dict(metadata["config"], where=f"checkpoint {file}")
+    # Absent where the file is older than the choice.
+    shown = Conditioning.from_dict(metadata.get("conditioning", {}), where=f"checkpoint {file}")
     try:
         model = create_model(
-            str(metadata["variant"]), config=config, pretrained=base, **hyperparameters
+            str(metadata["variant"]),
+            config=config,
+            pretrained=base,
+            conditioning=shown,
+            **hyperparameters,
         )
     except UserError as error:
         raise UserError(f"checkpoint {file}: {error}") from None

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dart.cameras import Camera, CameraEmbedder, default_camera
+from dart.conditioning import Conditioning
 from dart.errors import UserError, did_you_mean
 from dart.models.adapters import Stage, Tuner
 from dart.models.depth_head import DepthHead
@@ -161,6 +162,7 @@ class DepthNet(nn.Module):
         config: Shape of the network and meaning of its output.
         encoder: Runs stage by stage.
         seed: Decides the first weights of decoder and scale head.
+        conditioning: What adapters are shown of the camera.
     """
 
     variant: str = "none"
@@ -174,9 +176,11 @@ class DepthNet(nn.Module):
         *,
         encoder: TinyViM,
         seed: int = 0,
+        conditioning: Conditioning | None = None,
     ) -> None:
         super().__init__()
         self.config = config
+        self.conditioning = Conditioning() if conditioning is None else conditioning
         self.hyperparameters: dict[str, Any] = {}
         self.pretrained: tuple[str, str] | None = None
         """Name or path and sha256 of the checkpoint that the weights began from."""
@@ -199,6 +203,14 @@ class DepthNet(nn.Module):
                 activation=config.scale_activation,
             )
         self.embedder = CameraEmbedder(config.camera_dim)
+        """Shows the scale head the camera; ``adapter_embedder`` shows it to the adapters."""
+        self.adapter_embedder = self.embedder
+        if self.conditioning != Conditioning():
+            self.adapter_embedder = CameraEmbedder(
+                config.camera_dim,
+                kind=self.conditioning.embedding,
+                control=self.conditioning.camera,
+            )
         for name, values in (("image_mean", IMAGENET_MEAN), ("image_std", IMAGENET_STD)):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
@@ -244,7 +256,7 @@ class DepthNet(nn.Module):
         for index, adapter in enumerate(self.adapters):
             layers = self.encoder.stage_layers(index)
             if self.adapters_enabled and isinstance(adapter, Tuner):
-                camera = self._see(cameras, self.strides[index], image, adapter)
+                camera = self.show(cameras, index, image)
                 features = output = adapter(layers, features, camera)
             else:
                 plain = known[index] if index < len(known) else layers(features)
@@ -262,7 +274,7 @@ class DepthNet(nn.Module):
         adapter = self.adapters[index]
         if not self.adapters_enabled or isinstance(adapter, NoAdapter):
             return plain, plain
-        adapted = plain + adapter(plain, self._see(cameras, self.strides[index], plain, adapter))
+        adapted = plain + adapter(plain, self.show(cameras, index, plain))
         return (adapted if getattr(adapter, "feeds_next_stage", True) else plain), adapted
 
     def decode(
@@ -275,19 +287,25 @@ class DepthNet(nn.Module):
         height, width = size
         padded = (height + -height % self.strides[-1], width + -width % self.strides[-1])
         relative = self.decoder(features, padded)[:, :height, :width]
-        scale = self.scale_head(features[-1], self._embed(cameras, self.strides[-1], features[-1]))
+        deepest = features[-1]
+        camera = self.embedder.embed(cameras, self.strides[-1], device=deepest.device)
+        scale = self.scale_head(deepest, camera.to(deepest.dtype))
         return Prediction(invert(relative, scale, self.config), relative, scale)
 
-    def _see(
-        self, cameras: Sequence[Camera], stride: int, like: Tensor, adapter: nn.Module
-    ) -> Tensor:
-        """Return what an adapter is shown of the cameras: the embedding, or the unit rays."""
-        if getattr(adapter, "sees_rays", False):
-            return self.embedder.rays(cameras, stride, device=like.device).to(like.dtype)
-        return self._embed(cameras, stride, like)
+    def show(
+        self, cameras: Sequence[Camera], index: int, like: Float[Tensor, "b _ _ _"]
+    ) -> Float[Tensor, "#b _ h w"]:
+        """Return what the adapter of a stage is shown of the cameras, on the device of ``like``.
 
-    def _embed(self, cameras: Sequence[Camera], stride: int, like: Tensor) -> Tensor:
-        return self.embedder.embed(cameras, stride, device=like.device).to(like.dtype)
+        The embedding; with ``sees_rays = True`` the unit rays; with ``"too"`` the embedding and,
+        behind it, the rays.
+        """
+        wanted = getattr(self.adapters[index], "sees_rays", False)
+        views = ([] if wanted is True else [self.adapter_embedder.embed]) + (
+            [self.adapter_embedder.rays] if wanted else []
+        )
+        shown = [view(cameras, self.strides[index], device=like.device) for view in views]
+        return torch.cat(shown, dim=1).to(like.dtype)
 
     @property
     def num_constant_stages(self) -> int:
@@ -340,14 +358,15 @@ def build_encoder(config: NetworkConfig, *, seed: int) -> TinyViM:
         return create_encoder(config.encoder)
 
 
-def list_stages(encoder: TinyViM, config: NetworkConfig) -> list[Stage]:
+def list_stages(model: DepthNet) -> list[Stage]:
     """Return where adapters sit."""
+    encoder = model.encoder
     return [
         Stage(
             index=index,
             channels=width,
             stride=stride,
-            camera_dim=config.camera_dim,
+            camera_dim=model.adapter_embedder.channels,
             layers=encoder.stage_layers(index),
         )
         for index, (width, stride) in enumerate(zip(encoder.channels, encoder.strides, strict=True))

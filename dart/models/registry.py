@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from dart.checkpoint_header import hash_checkpoint, read_metadata, resolve_checkpoint
+from dart.conditioning import Conditioning
 from dart.errors import UserError
 from dart.models.adapters import Stage
 from dart.models.depth_net import (
@@ -51,8 +52,9 @@ def register_variant(
     The function takes a ``Stage`` and, by keyword, its hyperparameters (int, float, bool, str or
     ``Literal[...]``, each with a default); it returns the adapter of that stage, or None for
     none. The adapter maps features and camera embedding to the residual, or is a ``Tuner``. It may
-    say ``sees_rays = True`` to be given unit rays (x, y, z) in the place of the embedding, and
-    ``feeds_next_stage = False`` for a residual that the decoder alone gets.
+    say ``sees_rays = True`` to be given unit rays (x, y, z) in the place of the embedding, or
+    ``"too"`` to be given them behind it, and ``feeds_next_stage = False`` for a residual that the
+    decoder alone gets.
 
     Args:
         hypothesis: What the variant should show, in one sentence.
@@ -115,6 +117,7 @@ def create_model(
     config: NetworkConfig | None = None,
     pretrained: str | Path | None = None,
     generator: torch.Generator | None = None,
+    conditioning: Conditioning | None = None,
     **hyperparameters: int | float | bool | str,
 ) -> DepthNet:
     """Return the network with a variant's adapters.
@@ -126,6 +129,8 @@ def create_model(
             otherwise start at random.
         generator: Decides all first weights; one number is drawn from it. Each component has its
             own stream, so that two variants start from the same decoder. Seed 0 unless given.
+        conditioning: What adapters are shown of the camera; the real one, in Fourier features of
+            its angles, unless given. A variant that looks at no camera takes any.
         **hyperparameters: The variant's keyword-only arguments.
 
     Raises:
@@ -141,13 +146,12 @@ def create_model(
     if generator is not None:
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     encoder = build_encoder(config, seed=seed)
-    model = DepthNet(config, encoder=encoder, seed=seed)
+    model = DepthNet(config, encoder=encoder, seed=seed, conditioning=conditioning)
     if pretrained is not None:
         load_pretrained_state(model, resolve_checkpoint(pretrained))
         model.pretrained = (pretrained, hash_checkpoint(pretrained))
     # After the weights are loaded: some adapters are built from the layers that they change.
-    stages = list_stages(encoder, config)
-    model.adapt([_build_adapter(build, stage, values, seed) for stage in stages])
+    model.adapt([_build_adapter(build, stage, values, seed) for stage in list_stages(model)])
     model.variant, model.hyperparameters = variant, values
     return model
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dart.cameras import Camera, CameraEmbedder, KannalaBrandt, Pinhole
+from dart.cameras import Camera, KannalaBrandt, Pinhole
 from dart.models import (
     DepthNet,
     Tuner,
@@ -82,9 +82,7 @@ def features_and_camera(name: str, index: int, *lenses: Camera) -> tuple[Tensor,
     before = (1, *model.strides)[index] if isinstance(adapter, Tuner) else stride
     shape = (2, channels, SIZE[0] // before, SIZE[1] // before)
     features = torch.randn(shape, generator=seeded(1)).double()
-    embedder = CameraEmbedder(model.config.camera_dim)
-    show = embedder.rays if getattr(adapter, "sees_rays", False) else embedder.embed
-    return features, show(lenses or [camera()], stride).double()
+    return features, model.show(lenses or [camera(), fisheye()], index, features)
 
 
 def step(adapter: nn.Module, features: Tensor, camera: Tensor) -> None:
