@@ -26,6 +26,7 @@ from dart.models.checkpoint import (
 )
 from dart.models.depth_net import DepthNet, NetworkConfig, Prediction
 from dart.models.registry import create_model, list_variants, register_variant, variant_info
+from dart.models.routing import Routed, line_bend, pinhole_gate
 
 __all__ = [
     "DAA",
@@ -38,15 +39,18 @@ __all__ = [
     "NetworkConfig",
     "Prediction",
     "Reweighted",
+    "Routed",
     "Stage",
     "TokenGate",
     "Tuner",
     "create_model",
     "default_projection",
+    "line_bend",
     "list_variants",
     "load_adapter",
     "load_checkpoint",
     "load_pretrained",
+    "pinhole_gate",
     "register_variant",
     "save_adapter",
     "save_pretrained",
