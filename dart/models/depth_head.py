@@ -12,6 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+PYRAMID = (4, 8, 16, 32)
+"""Strides at which maps are merged."""
+
 
 class ResidualUnit(nn.Module):
     """Two convolutions beside an identity path."""
@@ -58,17 +61,24 @@ class DepthHead(nn.Module):
         in_channels: Channels of the pyramid's maps, finest first.
         channels: Channels of the decoder.
         initial: Relative inverse depth at the start, in (0, 1), about the same everywhere.
+        strides: Pixels a cell of the maps; those of a pyramid unless given.
 
     Source: DPT (Ranftl 2021) section 3 and Depth Anything V2's head, from the description. Three
-    deviations: maps of a pyramid need no resizing before they are merged; the deepest block has
-    no unit for a map that it does not get; the last convolutions run at half resolution and give
-    four pixels a cell, where a convolution at full resolution took half of the head's time.
+    deviations: maps are resized before they are merged only where they are no pyramid; the deepest
+    block has no unit for a map that it does not get; the last convolutions run at half resolution
+    and give four pixels a cell, where one at full resolution took half of the head's time.
     """
 
     def __init__(
-        self, in_channels: Sequence[int], *, channels: int = 64, initial: float = 0.5
+        self,
+        in_channels: Sequence[int],
+        *,
+        channels: int = 64,
+        initial: float = 0.5,
+        strides: Sequence[int] = PYRAMID,
     ) -> None:
         super().__init__()
+        self.is_pyramid = tuple(strides) == PYRAMID
         self.reassemble = nn.ModuleList(
             nn.Conv2d(width, channels, 3, padding=1, bias=False) for width in in_channels
         )
@@ -93,7 +103,10 @@ class DepthHead(nn.Module):
         """
         path = None
         for index in reversed(range(len(self.fuse))):
-            path = self.fuse[index](self.reassemble[index](features[index]), path)
+            entering = self.reassemble[index](features[index])
+            if not self.is_pyramid:
+                entering = _resize(entering, [-(-side // PYRAMID[index]) for side in size])
+            path = self.fuse[index](entering, path)
         assert path is not None
         fine = self.narrow(_resize(path, (size[0] // 2, size[1] // 2)))
         logits = functional.pixel_shuffle(self.last(self.deepen(fine.relu()).relu()), 2)

@@ -1,6 +1,7 @@
 """The network: encoder, one adapter a stage, decoder and scale head; image in, metres out.
 
-Axis letters: ``b`` batch, ``h w`` pixels.
+Axis letters: ``b`` batch, ``c`` channels, ``h w`` pixels or cells, ``rows`` rows of cells and of
+tokens that belong to no cell.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from dart.models.adapters import Stage, Tuner
 from dart.models.depth_head import DepthHead
 from dart.models.encoder import create_encoder
 from dart.models.scale_head import ScaleActivation, ScaleHead
-from dart.models.tinyvim import TinyViM
+from dart.models.stages import Encoder
 from dart.seeds import derive_seed
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -35,7 +36,7 @@ class NetworkConfig:
     """Everything that decides the network's shape and the meaning of its output."""
 
     encoder: str = "tinyvim_s"
-    """Name of an encoder."""
+    """Size of TinyViM, or ``timm/NAME`` for a pyramid or a plain vision transformer of timm."""
     decoder_channels: int = 64
     """Channels of the DPT head."""
     camera_dim: int = 256
@@ -174,7 +175,7 @@ class DepthNet(nn.Module):
         self,
         config: NetworkConfig,
         *,
-        encoder: TinyViM,
+        encoder: Encoder,
         seed: int = 0,
         conditioning: Conditioning | None = None,
     ) -> None:
@@ -193,6 +194,7 @@ class DepthNet(nn.Module):
             self.decoder = DepthHead(
                 widths,
                 channels=config.decoder_channels,
+                strides=self.strides,
                 initial=initial_relative_inverse_depth(config),
             )
         with isolated_seed(seed, "scale_head"):
@@ -257,7 +259,8 @@ class DepthNet(nn.Module):
             layers = self.encoder.stage_layers(index)
             if self.adapters_enabled and isinstance(adapter, Tuner):
                 camera = self.show(cameras, index, image)
-                features = output = adapter(layers, features, camera)
+                features = adapter(layers, features, camera)
+                output, _ = self._split(index, features, cameras)
             else:
                 plain = known[index] if index < len(known) else layers(features)
                 features, output = self.meet(index, plain, cameras)
@@ -265,17 +268,27 @@ class DepthNet(nn.Module):
         return outputs
 
     def meet(
-        self, index: int, plain: Float[Tensor, "b c h w"], cameras: Sequence[Camera]
-    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+        self, index: int, plain: Float[Tensor, "b c rows w"], cameras: Sequence[Camera]
+    ) -> tuple[Float[Tensor, "b c rows w"], Float[Tensor, "b c h w"]]:
         """Return what the next stage and the decoder get of a stage's own map.
 
         They differ for an adapter with ``feeds_next_stage = False``, which the decoder alone sees.
         """
         adapter = self.adapters[index]
         if not self.adapters_enabled or isinstance(adapter, NoAdapter):
-            return plain, plain
-        adapted = plain + adapter(plain, self.show(cameras, index, plain))
-        return (adapted if getattr(adapter, "feeds_next_stage", True) else plain), adapted
+            return plain, self._split(index, plain, cameras)[0]
+        cells, others = self._split(index, plain, cameras)
+        adapted = cells + adapter(cells, self.show(cameras, index, cells))
+        if not getattr(adapter, "feeds_next_stage", True):
+            return plain, adapted
+        return (adapted if others.shape[2] == 0 else torch.cat([adapted, others], 2)), adapted
+
+    def _split(
+        self, index: int, features: Float[Tensor, "b c rows w"], cameras: Sequence[Camera]
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c others w"]]:
+        """Return the cells of the image, and the rows of tokens that belong to no cell."""
+        height = cameras[0].size[0] // self.strides[index]
+        return features[:, :, :height], features[:, :, height:]
 
     def decode(
         self,
@@ -352,7 +365,7 @@ class DepthNet(nn.Module):
         return padded, [camera.pad(0, 0, right, bottom) for camera in cameras]
 
 
-def build_encoder(config: NetworkConfig, *, seed: int) -> TinyViM:
+def build_encoder(config: NetworkConfig, *, seed: int) -> Encoder:
     """Return an untrained encoder whose first weights depend on ``seed`` alone."""
     with isolated_seed(seed, "encoder"):
         return create_encoder(config.encoder)

@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from dart.models.tinyvim import TinyViM
 from dart.models.tinyvim_blocks import ConvNorm, LocalBlock, RepDepthwise
 
 __all__ = ["fold", "is_folded"]
@@ -26,7 +27,7 @@ def fold(model: ModuleT) -> ModuleT:
 
     The outputs differ from the model's in eval mode by rounding only (relative L2 about 1e-6).
     The copy has other state dict keys and keeps no norm that training could move, except
-    those after the trunk.
+    those after the trunk. Other encoders come back as they are, frozen.
 
     Args:
         model: A TinyViM, or any module that holds one.
@@ -37,8 +38,9 @@ def fold(model: ModuleT) -> ModuleT:
 
 
 def is_folded(encoder: nn.Module) -> bool:
-    """Say whether an encoder's convolutions hold its norms, as ``fold`` makes them."""
-    return not any(isinstance(module, ConvNorm) for module in encoder.modules())
+    """Say whether the convolutions of a TinyViM hold its norms, as ``fold`` makes them."""
+    kinds = {type(module) for module in encoder.modules()}
+    return TinyViM in kinds and ConvNorm not in kinds
 
 
 def _fold_children(module: nn.Module) -> None:

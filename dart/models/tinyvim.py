@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dart.errors import UserError
+from dart.models.stages import Encoder
 from dart.models.tinyvim_blocks import (
     POOLING,
     ConvNorm,
@@ -61,7 +62,7 @@ def _stage(channels: int, depth: int, index: int) -> nn.Sequential:
     )
 
 
-class TinyViM(nn.Module):
+class TinyViM(Encoder):
     """The encoder, with the classifier's heads or the four output norms of ``fork_feat``.
 
     Args:
