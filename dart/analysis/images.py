@@ -1,38 +1,115 @@
 """The errors per image of all runs of a study, read fast and kept in one parquet file.
 
 Run folders are complete once they are there and are replaced as a whole, so size and time of
-their files tell whether the kept file is still that of the runs. Words are kept as numbers into
-lists of words, and rows sorted by metric and split, so that one metric is read alone.
+their files tell whether the kept file is still that of the runs. What was measured is kept sorted
+by metric and split, so that one metric is read alone; what the rows are is the same in most runs,
+and is kept once.
 """
 
+import base64
 import hashlib
+import io
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from jaxtyping import Float, Integer, Shaped
+from numpy import ndarray
 
-from dart.analysis.records import Cell, Study, refuse
-from dart.errors import UserError
+from dart.analysis.image_files import BROKEN, NAMING, ImageFiles, Layout
+from dart.analysis.records import Cell, Study
 
-COLUMNS = ("domain", "role", "split", "image", "scene", "metric", "before", "after")
-WORDS = ("domain", "role", "split", "image", "metric")
-"""Columns of words, which repeat."""
-BATCH = 256
-"""Files read at once: the name of each row's file is known only while it is in memory."""
-LAYOUT = b"dart.words.2"
+MEASURED = ("before", "after")
+LAYOUT = b"dart.rows.3"
 """Names the kept file's layout; changed with it."""
-BROKEN = (OSError, ValueError, KeyError, TypeError, IndexError)
-"""What reading a damaged file raises; pyarrow's own errors are among them."""
+DAMAGED = (*BROKEN, zipfile.BadZipFile, zlib.error)
+"""What reading a damaged kept file raises."""
+
+
+class Rows:
+    """What the rows of many runs are: by metric and split, then by run, then as in its file.
+
+    Args:
+        words: Column -> its words.
+        layouts: What the rows of a run may be.
+        of_run: The place of each run's layout.
+    """
+
+    def __init__(
+        self,
+        words: Mapping[str, Sequence[str]],
+        layouts: Sequence[Layout],
+        of_run: Integer[ndarray, " r"],
+    ) -> None:
+        self.words = {name: list(known) for name, known in words.items()}
+        self.layouts = layouts
+        self.of_run = of_run
+        count = max(1, len(self.words["split"]))
+        keys = [np.int64(count) * rows["metric"] + rows["split"] for rows in layouts]
+        groups = np.unique(np.concatenate([np.unique(key) for key in keys]))
+        self.metrics, self.splits = np.divmod(groups, count)
+        self.starts = np.array([np.searchsorted(key, groups, "left") for key in keys])
+        self.ends = np.array([np.searchsorted(key, groups, "right") for key in keys])
+        self.blocks = [(int(of), len(list(runs))) for of, runs in groupby(of_run)]
+
+    def choose(
+        self, metrics: Sequence[str] | None, splits: Sequence[str] | None
+    ) -> Integer[ndarray, " g"]:
+        """Return the places of the groups of some metrics and splits; all unless given."""
+        chosen = np.ones(len(self.metrics), bool)
+        for column, codes, wanted in (
+            ("metric", self.metrics, metrics),
+            ("split", self.splits, splits),
+        ):
+            if wanted is not None:
+                known = [code for code, word in enumerate(self.words[column]) if word in wanted]
+                chosen &= np.isin(codes, known)
+        return np.flatnonzero(chosen)
+
+    def count(self, groups: Integer[ndarray, " g"]) -> Integer[ndarray, "g r"]:
+        """Return how many rows each run has in each of some groups."""
+        return (self.ends - self.starts)[self.of_run][:, groups].T
+
+    def expand(self, name: str, groups: Integer[ndarray, " g"]) -> Integer[ndarray, " n"]:
+        """Return a column of all runs' rows."""
+        kind = _smallest(len(self.words[name])) if name in self.words else np.int64
+        column = np.empty(int(self.count(groups).sum()), kind)
+        position = 0
+        for group in groups:
+            for of, runs in self.blocks:
+                part = self.layouts[of][name][self.starts[of, group] : self.ends[of, group]]
+                end = position + runs * len(part)
+                column[position:end].reshape(runs, len(part))[:] = part
+                position = end
+        return column
+
+
+@dataclass(frozen=True)
+class Images:
+    """The errors per image of many runs.
+
+    Attributes:
+        columns: Those of ``image_files.COLUMNS``, words as categories.
+        counts: How many rows each run has in each metric and split.
+    """
+
+    columns: dict[str, pd.Categorical | ndarray]
+    counts: Integer[ndarray, "g r"]
+
+    def of_runs(self, values: Shaped[ndarray, " r"]) -> Shaped[ndarray, " n"]:
+        """Return a value of each run for each of its rows."""
+        return np.repeat(np.tile(values, len(self.counts)), self.counts.ravel())
 
 
 def read_images(
@@ -41,30 +118,34 @@ def read_images(
     *,
     metrics: Sequence[str] | None = None,
     splits: Sequence[str] | None = None,
-) -> dict[str, Any]:
-    """Return the errors per image of all ``cells``: column -> values, words as categories.
+) -> Images:
+    """Return the errors per image of all ``cells``.
 
     Args:
         metrics: Only these, if given.
         splits: Only these, if given.
-
-    Returns:
-        Those of ``COLUMNS``, and ``run``, the position in ``cells``.
 
     Raises:
         UserError: If a run has no such file, or it cannot be read.
     """
     paths = [study.run_folder(cell) / "per_image.parquet" for cell in cells]
     cache = study.folder / f".per_image-{_fingerprint(cells, paths)}.parquet"
-    wanted = {"metric": metrics, "split": splits}
     if cache.is_file():
-        with suppress(*BROKEN):  # a damaged file is made anew
-            return _read_kept(cache, wanted)
-    images = _read_all(paths)
+        with suppress(*DAMAGED):  # made anew
+            return _read_kept(cache, metrics, splits)
+    rows, errors = _read_all(paths)
     with suppress(OSError):  # results may be on a disk that is only read
-        _keep(images, cache)
-    selected = _select(_words(images), wanted)
-    return _to_columns(images if selected is None else images.filter(selected))
+        _keep(rows, errors, cache)
+    groups = rows.choose(metrics, splits)
+    every = np.arange(len(rows.metrics))
+    if len(groups) < len(every):
+        starts = np.concatenate([[0], rows.count(every).sum(1).cumsum()])
+        parts = [slice(*starts[group : group + 2]) for group in groups]
+        errors = {
+            name: np.concatenate([values[:0], *(values[part] for part in parts)])
+            for name, values in errors.items()
+        }
+    return _to_images(rows, groups, errors)
 
 
 def _fingerprint(cells: Sequence[Cell], paths: Sequence[Path]) -> str:
@@ -77,52 +158,63 @@ def _fingerprint(cells: Sequence[Cell], paths: Sequence[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _words(images: pa.Table | pq.ParquetFile) -> dict[str, list[str]]:
-    schema = images.schema_arrow if isinstance(images, pq.ParquetFile) else images.schema
-    return json.loads(schema.metadata[LAYOUT])
+def _read_all(paths: Sequence[Path]) -> tuple[Rows, dict[str, Float[ndarray, " _n"]]]:
+    files = ImageFiles()
+    of_run, before, after = zip(*map(files.read, paths), strict=True)
+    rows = Rows(
+        {name: [*words] for name, words in files.words.items()}, files.layouts, np.array(of_run)
+    )
+    every = np.arange(len(rows.metrics))
+    total = int(rows.count(every).sum())
+    errors = {name: np.empty(total) for name in MEASURED}
+    for name, measured in zip(MEASURED, (before, after), strict=True):
+        position = 0
+        for group in every:
+            parts = [
+                values[rows.starts[of, group] : rows.ends[of, group]]
+                for of, values in zip(of_run, measured, strict=True)
+            ]
+            end = position + sum(map(len, parts))
+            np.concatenate(parts, out=errors[name][position:end])
+            position = end
+    return rows, errors
 
 
-def _select(
-    words: Mapping[str, list[str]], wanted: Mapping[str, Sequence[str] | None]
-) -> pc.Expression | None:
-    expression = None
-    for column, values in wanted.items():
-        if values is not None:
-            codes = [code for code, word in enumerate(words[column]) if word in values]
-            part = pc.field(column).isin(pa.array(codes, pa.int32()))
-            expression = part if expression is None else expression & part
-    return expression
+def _to_images(
+    rows: Rows, groups: Integer[ndarray, " g"], errors: Mapping[str, Float[ndarray, " _n"]]
+) -> Images:
+    columns: dict[str, pd.Categorical | ndarray] = {}
+    for name in NAMING:
+        values = rows.expand(name, groups)
+        if name in rows.words:
+            kind = pd.CategoricalDtype(pd.Index(rows.words[name], dtype="str"))
+            values = pd.Categorical.from_codes(values, dtype=kind, validate=False)
+        columns[name] = values
+    return Images(columns | dict(errors), rows.count(groups))
 
 
-def _read_kept(cache: Path, wanted: Mapping[str, Sequence[str] | None]) -> dict[str, Any]:
-    with pq.ParquetFile(cache) as file:
-        selected = _select(_words(file), wanted)
-    # Kept files are never written to, so they can be read where they lie.
-    return _to_columns(pq.read_table(cache, filters=selected, memory_map=True, pre_buffer=False))
+def _smallest(count: int) -> type[np.signedinteger]:
+    """Return the type that pandas keeps the codes of so many categories in."""
+    return np.int8 if count < 2**7 else np.int16 if count < 2**15 else np.int32
 
 
-def _to_columns(images: pa.Table) -> dict[str, Any]:
-    words = _words(images)
-    columns: dict[str, Any] = {name: images[name].to_numpy() for name in images.column_names}
-    for name, known in words.items():
-        kind = pd.CategoricalDtype(pd.Index(known, dtype="str"))
-        columns[name] = pd.Categorical.from_codes(columns[name], dtype=kind, validate=False)
-    return columns
-
-
-def _keep(images: pa.Table, cache: Path) -> None:
+def _keep(rows: Rows, errors: Mapping[str, Float[ndarray, " _n"]], cache: Path) -> None:
     partial = cache.with_suffix(f".{uuid.uuid4().hex}")
-    # All but the measured numbers repeats, and shrinks to nothing at no cost.
-    packing = {name: "none" if name == "after" else "lz4" for name in images.column_names}
+    table = pa.table({name: pa.array(errors[name]) for name in MEASURED})
+    table = table.replace_schema_metadata({LAYOUT: _pack(rows)})
+    # What was measured before repeats, and shrinks to nothing at no cost.
+    packing = {"before": "lz4", "after": "none"}
+    ends = rows.count(np.arange(len(rows.metrics))).sum(1).cumsum()
     try:
         with pq.ParquetWriter(
             partial,
-            images.schema,
+            table.schema,
             use_dictionary=False,
+            write_statistics=False,
             compression=packing,  # pyright: ignore[reportArgumentType]
         ) as writer:
-            for part in _parts(images):
-                writer.write_table(part)
+            for start, end in zip([0, *ends], ends, strict=False):
+                writer.write_table(table.slice(start, end - start), row_group_size=end - start)
         for old in cache.parent.glob(".per_image-*.parquet"):
             old.unlink(missing_ok=True)
         partial.replace(cache)
@@ -130,56 +222,33 @@ def _keep(images: pa.Table, cache: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _parts(images: pa.Table) -> Iterator[pa.Table]:
-    """Yield the rows of each metric and split: groups that are read, or not, as a whole."""
-    codes = [images[name].to_numpy() for name in ("metric", "split")]
-    changes = np.any([np.diff(column) != 0 for column in codes], axis=0)
-    ends = [*(np.flatnonzero(changes) + 1).tolist(), images.num_rows]
-    for start, end in zip([0, *ends], ends, strict=False):
-        yield images.slice(start, end - start)
+def _read_kept(cache: Path, metrics: Sequence[str] | None, splits: Sequence[str] | None) -> Images:
+    with pq.ParquetFile(cache) as file:
+        rows = _unpack(file.schema_arrow.metadata[LAYOUT])
+        groups = rows.choose(metrics, splits)
+        table = file.read_row_groups(groups.tolist(), columns=list(MEASURED))
+    return _to_images(rows, groups, {name: table[name].to_numpy() for name in MEASURED})
 
 
-def _read_all(paths: Sequence[Path]) -> pa.Table:
-    tables = []
-    for start in range(0, len(paths), BATCH):
-        batch = paths[start : start + BATCH]
-        try:
-            tables.append(_read_batch(batch, first=start))
-        except BROKEN:
-            for path in batch:
-                _check(path)
-            raise
-    table = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
-    words = {}
-    for name in WORDS:
-        column = table[name].combine_chunks()
-        words[name] = column.dictionary.to_pylist()
-        narrow = pa.int8() if len(words[name]) < 128 else pa.int32()
-        table = table.set_column(table.column_names.index(name), name, column.indices.cast(narrow))
-    # Stable, so that rows keep the order of runs and of each run's file.
-    order = np.lexsort([table[name].to_numpy() for name in ("split", "metric")])
-    table = table.take(pa.array(order))
-    return table.replace_schema_metadata({LAYOUT: json.dumps(words)})
+def _pack(rows: Rows) -> bytes:
+    """Return ``rows`` as text, which is what parquet keeps beside its columns."""
+    content = {
+        "words": np.array(json.dumps(rows.words)),
+        "lengths": np.array([len(layout["metric"]) for layout in rows.layouts]),
+        "of_run": rows.of_run,
+    }
+    for name in NAMING:
+        content[name] = np.concatenate([layout[name] for layout in rows.layouts])
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **content)
+    return base64.b64encode(buffer.getvalue())
 
 
-def _read_batch(paths: Sequence[Path], *, first: int) -> pa.Table:
-    layout = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(dictionary_columns=WORDS))
-    names = [str(path) for path in paths]
-    table = ds.dataset(names, format=layout).to_table(columns=[*COLUMNS, "__filename"])
-    if any(table[column].null_count for column in COLUMNS):
-        raise ValueError("a file lacks a column that others have")
-    places: Mapping[str, int] = {name: first + i for i, name in enumerate(names)}
-    files = table["__filename"].dictionary_encode().unify_dictionaries().combine_chunks()
-    runs = np.array([places[name] for name in files.dictionary.to_pylist()], np.int32)
-    table = table.drop_columns("__filename")
-    return table.append_column("run", pa.array(runs[files.indices.to_numpy()]))
-
-
-def _check(path: Path) -> None:
-    """Raise for the file that cannot be read, by name."""
-    try:
-        columns = set(pq.read_table(path).column_names)
-    except BROKEN as error:
-        refuse(path, error)
-    if missing := sorted(set(COLUMNS) - columns):
-        raise UserError(f"{path}: cannot be read: it has no column {missing[0]!r}")
+def _unpack(packed: bytes) -> Rows:
+    with np.load(io.BytesIO(base64.b64decode(packed))) as content:
+        ends = content["lengths"].cumsum()[:-1]
+        columns = {name: np.split(content[name], ends) for name in NAMING}
+        layouts = [
+            dict(zip(columns, parts, strict=True)) for parts in zip(*columns.values(), strict=True)
+        ]
+        return Rows(json.loads(str(content["words"])), layouts, content["of_run"])

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dart.comparison import ComparisonSpec
 from dart.errors import UserError, did_you_mean
@@ -92,7 +92,7 @@ class RunRecord(_Model):
     validation_domains: dict[str, DomainMeans] = {}
     convention: str | None = None
     """What the errors are of: the distance along the ray, or depth along the optical axis."""
-    environment: Environment = Environment()
+    environment: Environment = Field(default_factory=Environment)  # a copy costs more
     wall_seconds: float | None = None
     peak_memory_mib: float | None = None
 

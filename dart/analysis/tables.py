@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
+from numpy import ndarray
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -126,14 +127,18 @@ def images_frame(
 ) -> pd.DataFrame:
     """Return what ``load_study`` does, of the runs of ``cells``."""
     images = read_images(study, cells, metrics=metrics, splits=splits)
-    runs = images.pop("run")
     of_cells = _with_order(pd.DataFrame([_cell_row(study, cell) for cell in cells]), study)
-    columns = {}
+    columns: dict[str, pd.Categorical | ndarray] = {}
     for name, values in of_cells.items():
+        if pd.api.types.is_numeric_dtype(values):
+            columns[str(name)] = images.of_runs(values.to_numpy())
+            continue
         # A word a run, in millions of rows: kept once each.
-        kept = values if pd.api.types.is_numeric_dtype(values) else values.astype("category")
-        columns[name] = kept.array.take(runs)
-    return pd.DataFrame(columns | images, copy=False)
+        kept = values.astype("category").cat
+        codes = images.of_runs(kept.codes.to_numpy())
+        kind = pd.CategoricalDtype(kept.categories, ordered=kept.ordered)
+        columns[str(name)] = pd.Categorical.from_codes(codes, dtype=kind, validate=False)
+    return pd.DataFrame(columns | images.columns, copy=False)
 
 
 def summarize(runs: pd.DataFrame, *, every_trial: bool = False) -> pd.DataFrame:
