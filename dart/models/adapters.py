@@ -39,7 +39,8 @@ class Tuner(nn.Module):
     """Base of adapters that change what a stage computes instead of adding to what it gives.
 
     ``forward(layers, features, camera)`` runs the stage's layers its own way and returns the map
-    that the stage gives. It must not write into the layers.
+    that the stage gives. It must not write into the layers. Both maps may have more rows than the
+    image has cells: class tokens of a vision transformer travel below the cells.
     """
 
 
@@ -55,7 +56,7 @@ class Reweighted(Tuner):
         layers: nn.Module,
         features: Float[Tensor, "b c h w"],
         camera: Float[Tensor, "#b e h2 w2"],  # noqa: ARG002
-    ) -> Float[Tensor, "b d h2 w2"]:
+    ) -> Float[Tensor, "b d rows w2"]:
         """Return the map of the stage under the weights of ``weights``."""
         return functional_call(layers, self.weights(layers), (features,))
 
@@ -238,7 +239,7 @@ class DAA(nn.Module):
         self.attend = attend
         self.queries = LowRankQueries(stage.channels) if queries is None else queries
         # No bias: it would add the same to a query's score at every token.
-        self.camera_keys = nn.Conv2d(stage.camera_dim, stage.channels, 1, bias=False)
+        self.camera_keys: nn.Module = nn.Conv2d(stage.camera_dim, stage.channels, 1, bias=False)
         self.mix = Average() if mix is None else mix
         self.project = zero_projection(stage.channels) if project is None else project
 
