@@ -63,6 +63,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--time-limit", metavar="SECONDS", type=_seconds, help="a run that takes longer has failed"
     )
+    parser.add_argument(
+        "--fold",
+        metavar="N",
+        type=_count_workers,
+        default=1,
+        help="runs that train together in this process and share the frozen encoder",
+    )
     workers = parser.add_argument_group("many runs at once, with Ray (pip install '.[ray]')")
     workers.add_argument(
         "--workers", metavar="N", type=_count_workers, default=1, help="runs at once"
@@ -202,7 +209,10 @@ def _run(study: Study, results: Path, options: argparse.Namespace) -> int:
     from dart.studies.runner import Options
 
     cluster = Cluster(options.workers, options.gpus_per_run, options.address)
+    if options.fold > 1 and cluster != Cluster():
+        raise UserError("--fold: runs fold in this process; leave out --workers and --address")
     settings = Options(
+        fold=options.fold,
         cluster=None if cluster == Cluster() else cluster,
         only=tuple(options.only),
         retry=read_kinds(["all"] if options.retry_failed else []),

@@ -146,12 +146,14 @@ def watch_adapters(model: nn.Module) -> Iterator[dict[str, Float[ndarray, "h w"]
 
         def record(
             _module: nn.Module,
-            inputs: tuple[Tensor, ...],
+            inputs: tuple[Any, ...],
             residual: Tensor,
             stage: str = stage,
             seen: dict[str, Tensor] = seen,
         ) -> None:
             features = inputs[0]
+            if not isinstance(features, Tensor):  # a tuner: nothing is added to the stage's map
+                return
             norms = [torch.linalg.vector_norm(x[0].float(), dim=0) for x in (residual, features)]
             size = norms[1].shape
             maps[f"{stage}/residual"] = (norms[0] / norms[1].clamp_min(1e-12)).cpu().numpy()

@@ -18,6 +18,7 @@ from dart.studies.choices import is_exhaustive, list_searches
 from dart.studies.earlier import check_earlier
 from dart.studies.executor import Executor, InlineExecutor
 from dart.studies.failures import classify
+from dart.studies.fold_executor import FoldExecutor
 from dart.studies.folders import (
     cannot_write,
     clean_stale,
@@ -80,6 +81,8 @@ def execute_study(study: Study, results: Path, *, reporter: Reporter, options: O
 
 
 def _make_executor(options: Options, stop: StopRequest, reporter: Reporter) -> Executor:
+    if options.cluster is None and options.fold > 1:
+        return FoldExecutor(options.fold, stop=stop, on_step=reporter.step, note=reporter.note)
     if options.cluster is None:
         return InlineExecutor(options.run, stop=stop, on_step=reporter.step)
     # Ray is an extra, and takes a second to import.

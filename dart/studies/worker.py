@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,6 +59,8 @@ class Task:
     """Nothing else may share the accelerator: an earlier attempt ran out of memory."""
     rungs: Rungs | None = None
     """Where the run may be ended early."""
+    fold: int = 1
+    """Runs that took their steps together, this one included."""
 
     @property
     def key(self) -> str:
@@ -94,10 +96,32 @@ def run_task(
         OSError: If the record cannot be written.
         Stopped: If the process was told to end; the state of training is kept.
     """
+    run = task_steps(task, function, on_step=on_step)
+    try:
+        next(run)
+    except StopIteration as end:
+        return end.value
+    raise RuntimeError(f"{function} leaves its steps to the caller; run_task takes none")
+
+
+def task_steps(
+    task: Task, function: Callable[..., Any], *, on_step: Callable[[int, int, float], None]
+) -> Generator[Any, Any, dict[str, Any]]:
+    """Do what ``run_task`` does, but leave each step of training to the caller.
+
+    Args:
+        task: The run.
+        function: A ``RunFunction``, or ``dart.protocol.recipe_steps``: what that yields is yielded.
+        on_step: Called after every step.
+
+    Raises:
+        OSError: If the record cannot be written.
+        Stopped: If the process was told to end; the state of training is kept.
+    """
     folder = open_run(task.results, task.key)
     try:
         save_changes(task.results)
-        result = _attempt(task, function, folder, on_step)
+        result = yield from _attempt(task, function, folder, on_step)
         _write_json(folder / "result.json", result | {"files": describe_files(folder)})
         commit_run(folder, task.results, task.key)
     except Pruned as pruned:
@@ -113,16 +137,17 @@ def run_task(
 
 def _attempt(
     task: Task,
-    function: RunFunction,
+    function: Callable[..., Any],
     folder: Path,
     on_step: Callable[[int, int, float], None],
-) -> dict[str, Any]:
+) -> Generator[Any, Any, dict[str, Any]]:
     started, clock = datetime.now(UTC), time.perf_counter()
     try:
         with limit_time(task.time_limit):
-            _call(task, function, folder, on_step)
+            yield from _call(task, function, folder, on_step)
         result = json.loads((folder / "result.json").read_text())
-        return result if task.attempt == 1 else result | {"attempts": task.attempt}
+        told = {"attempts": task.attempt, "fold": task.fold}
+        return result | {name: count for name, count in told.items() if count > 1}
     except (Exception, TimeLimit) as error:
         failure, reason, text = classify(error), describe_error(error), traceback.format_exc()
     if failure == "out_of_disk":
@@ -143,22 +168,28 @@ def _attempt(
 
 def _call(
     task: Task,
-    function: RunFunction,
+    function: Callable[..., Any],
     folder: Path,
     on_step: Callable[[int, int, float], None],
-) -> None:
+) -> Generator[Any, Any, None]:
     had_state = task.state.exists()
     options: dict[str, Any] = {"results": task.results, "device": task.device, "on_step": on_step}
     if task.rungs is not None:
         options["rungs"] = task.rungs
+
+    def run() -> Generator[Any, Any, None]:
+        running = function(task.recipe, folder, state=task.state, **options)
+        if isinstance(running, Generator):
+            yield from running
+
     try:
-        function(task.recipe, folder, state=task.state, **options)
+        yield from run()
     except UserError as error:
         if not had_state or str(task.state) not in str(error):
             raise
         # A damaged state costs its steps, not the run.
         task.state.unlink(missing_ok=True)
-        function(task.recipe, folder, state=task.state, **options)
+        yield from run()
 
 
 def describe_failure(
