@@ -195,7 +195,14 @@ def _add_making(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--domain", default="rooms_pinhole")
     parser.add_argument("--data", type=Path, help="folder of rendered training frames")
-    parser.add_argument("--encoder", default="tinyvim_s")
+    parser.add_argument(
+        "--encoder", default="tinyvim_s", help="tinyvim_s, _b, _l, or timm/NAME (docs/encoders.md)"
+    )
+    parser.add_argument(
+        "--encoder-weights",
+        type=Path,
+        help="local .safetensors or .pth file from which the encoder starts (default: random)",
+    )
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1e-3)

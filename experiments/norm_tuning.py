@@ -40,6 +40,7 @@ class NormAffine(Reweighted):
     compare_to="none",
     uses_camera=False,
 )
-def bn_affine(stage: Stage) -> nn.Module:
+def bn_affine(stage: Stage) -> nn.Module | None:
     """Trains factor and offset of every batch norm of the encoder; statistics stay as they are."""
-    return NormAffine(stage.layers)
+    has_norms = any(isinstance(module, nn.BatchNorm2d) for module in stage.layers.modules())
+    return NormAffine(stage.layers) if has_norms else None

@@ -1,5 +1,6 @@
 """``dart train`` and ``dart pretrain``."""
 
+import hashlib
 import json
 from argparse import Namespace
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from dart.errors import UserError, did_you_mean
 from dart.models import NetworkConfig, create_model, list_variants
 from dart.models.checkpoint import load_checkpoint, save_pretrained
 from dart.models.depth_net import DepthNet
+from dart.models.encoder import create_encoder
 from dart.protocol import run_recipe
 from dart.provenance import describe_environment
 from dart.recipe import ProtocolSpec, Recipe, TrainingSpec
@@ -155,6 +157,8 @@ def pretrain_source(options: Namespace) -> int:
     data = open_domain(options.domain, "train", folder=options.data)
     config = NetworkConfig(encoder=options.encoder)
     model = create_model("none", config=config, generator=derive_generator(options.seed, "init"))
+    if options.encoder_weights is not None:
+        model.encoder = create_encoder(options.encoder, weights=options.encoder_weights)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
 
@@ -183,6 +187,7 @@ def pretrain_source(options: Namespace) -> int:
         "data": data.fingerprint,
         "seed": options.seed,
         "encoder": options.encoder,
+        "encoder_weights": options.encoder_weights and _describe_file(options.encoder_weights),
         "training": spec.model_dump(mode="json"),
         "environment": describe_environment(device=str(device), threads=torch.get_num_threads()),
     }
@@ -190,6 +195,10 @@ def pretrain_source(options: Namespace) -> int:
     card = write_card(options.out, device=device)
     console.print(f"{options.out} ({options.out.stat().st_size / 2**20:.1f} MiB) and {card}")
     return 0
+
+
+def _describe_file(path: Path) -> dict[str, str]:
+    return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def write_card(checkpoint: Path, *, device: torch.device) -> Path:

@@ -151,7 +151,13 @@ def create_model(
         load_pretrained_state(model, resolve_checkpoint(pretrained))
         model.pretrained = (pretrained, hash_checkpoint(pretrained))
     # After the weights are loaded: some adapters are built from the layers that they change.
-    model.adapt([_build_adapter(build, stage, values, seed) for stage in list_stages(model)])
+    adapters = [_build_adapter(build, stage, values, seed) for stage in list_stages(model)]
+    if variant != "none" and all(adapter is None for adapter in adapters):
+        raise UserError(
+            f"variant '{variant}' gives no adapter at any stage of encoder '{config.encoder}': "
+            "there is nothing that it could change"
+        )
+    model.adapt(adapters)
     model.variant, model.hyperparameters = variant, values
     return model
 

@@ -66,8 +66,9 @@ class TimmPyramid(Encoder):
         network = _create_features(name, weights)
         reductions = [int(item["reduction"]) for item in network.feature_info.info]
         if not set(STRIDES) <= set(reductions):
+            given = ", ".join(map(str, sorted(set(reductions))))
             raise UserError(
-                f"encoder '{PREFIX}{name}' has maps of strides {', '.join(map(str, reductions))}; "
+                f"encoder '{PREFIX}{name}' has maps of strides {given}; "
                 f"needed are {', '.join(map(str, STRIDES))}, or a plain vision transformer"
             )
         # Where several maps have one stride, the last has seen the most.
@@ -218,8 +219,10 @@ def _cut(name: str, network: nn.Module, *, channels_last: bool) -> Iterator[nn.M
         network.feature_hooks is None
     ):
         blocks = [(f"blocks_{index}", block) for index, block in enumerate(network.blocks)]
-        steps = [("conv_stem", network.conv_stem), ("bn1", network.bn1), *blocks]
-        ends = {steps[index + 1][0] for index in network._stage_out_idx}
+        names = [name for name in ("conv_stem", "bn1", "act1") if hasattr(network, name)]
+        steps = [*((name, network.get_submodule(name)) for name in names), *blocks]
+        # Index 0 is the stem's own map, before the first group of blocks.
+        ends = {steps[index + len(names) - 1][0] for index in network._stage_out_idx}
     else:
         raise UserError(
             f"encoder '{PREFIX}{name}' does not run stage by stage: timm reads its maps through "
@@ -260,6 +263,8 @@ def _running(name: str) -> Iterator[None]:
     """Say of whatever timm raises inside that the network does not take such an image."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:  # timm's own checks raise anything
         reason = " ".join(str(error).split())[:160]
         raise UserError(
@@ -276,5 +281,8 @@ def _check_stages(encoder: Encoder, name: str, expected: Sequence[Tensor]) -> No
             features = encoder.stage_layers(index)(features)
             cells = features[:, :, : wanted.shape[2]]
             if cells.shape != wanted.shape or not torch.allclose(cells, wanted, 1e-3, 1e-4):
-                raise ValueError(f"stage {index} run alone differs from timm's own map")
+                raise UserError(
+                    f"encoder '{PREFIX}{name}' does not run stage by stage: the map of stage "
+                    f"{index} differs from timm's own"
+                )
     encoder.train()
