@@ -5,7 +5,7 @@ dropped for all variants alike, and said.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from numpy import ndarray
 
 from dart.analysis.records import Cell, RunRecord, Study
 from dart.analysis.statistics import average_scenes
-from dart.analysis.tables import choose_trials, images_frame, runs_frame
+from dart.analysis.tables import choose_trials, images_frame, mean_costs, runs_frame
 from dart.errors import UserError
 from dart.metrics import degradation
 from dart.recipe import ZERO_SHOT
@@ -57,6 +57,8 @@ class Pairs:
     asked: tuple[str, ...]
     """Every variant of the study, also those without a finished run."""
     notes: tuple[str, ...]
+    costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Variant -> what a run of its chosen trial took on average, as far as it was recorded."""
 
     def of_role(self, role: str) -> dict[str, Errors]:
         """Return the domains of a role."""
@@ -98,7 +100,15 @@ def pair_study(study: Study, records: Records, *, metric: str, baseline: str) ->
         missing=_count(runs, "missing"),
         asked=tuple(runs["variant"].cat.categories),
         notes=(*notes, *unpaired),
+        costs=_mean_costs(finished),
     )
+
+
+def _mean_costs(finished: pd.DataFrame) -> dict[str, dict[str, float]]:
+    return {
+        str(name): {cost: mean for cost, mean in mean_costs(runs).items() if mean is not None}
+        for name, runs in finished.groupby("variant", observed=True)
+    }
 
 
 def _tell_apart(runs: pd.DataFrame, chosen: pd.DataFrame) -> dict[str, str]:

@@ -88,6 +88,10 @@ class RunRecord(_Model):
     status: Literal["finished", "failed"]
     reason: str | None = None
     trainable_parameters: int | None = None
+    total_parameters: int | None = None
+    flops_per_image: float | None = None
+    steps: int | None = None
+    """Steps of training that were taken."""
     domains: dict[str, DomainMeans] = {}
     validation_domains: dict[str, DomainMeans] = {}
     convention: str | None = None

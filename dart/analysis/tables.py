@@ -49,8 +49,12 @@ SHOWN = {
 }
 
 CELL_COLUMNS = ("study", "key", "variant", "trial", "seed")
-RUN_COLUMNS = ("metric", "is_baseline", "settings", "status", "reason", "trainable_parameters")
-COST_COLUMNS = ("wall_seconds", "peak_memory_mib", "validation_target_after")
+RUN_COLUMNS = ("metric", "is_baseline", "settings", "status", "reason")
+COUNTS = ("trainable_parameters", "total_parameters", "steps")
+"""Whole numbers among the costs."""
+COSTS = (*COUNTS, "flops_per_image", "wall_seconds")
+"""What a run took; absent where it was not recorded."""
+COST_COLUMNS = (*COSTS, "peak_memory_mib", "validation_target_after")
 IMAGE_COLUMNS = ("domain", "role", "split", "image", "scene", "before", "after")
 OUR_COLUMNS = {*CELL_COLUMNS, *RUN_COLUMNS, *COST_COLUMNS, *IMAGE_COLUMNS, *MEASURED}
 """A hyperparameter of such a name is called ``hyperparameter_NAME`` in a frame."""
@@ -70,8 +74,8 @@ def load_runs(
 
     Returns:
         Columns ``study, key, variant, trial, seed``, one for each hyperparameter, ``metric,
-        is_baseline, settings, status`` (``finished``, ``failed`` or ``missing``), ``reason,
-        trainable_parameters, wall_seconds, peak_memory_mib``, those of ``MEASURED`` and
+        is_baseline, settings, status`` (``finished``, ``failed`` or ``missing``), ``reason``,
+        those of ``COSTS``, ``peak_memory_mib``, those of ``MEASURED`` and
         ``validation_target_after``. ``variant`` is categorical in the study's order,
         ``zero_shot`` first.
 
@@ -114,7 +118,7 @@ def load_study(
 def runs_frame(study: Study, records: Sequence[tuple[Cell, RunRecord | None]]) -> pd.DataFrame:
     """Return what ``load_runs`` does, of records that are read already."""
     rows = [_run_row(study, cell, record) for cell, record in records]
-    frame = pd.DataFrame(rows).astype({"trainable_parameters": "Int64"})
+    frame = pd.DataFrame(rows).astype(dict.fromkeys(COUNTS, "Int64"))
     return _with_order(frame, study)
 
 
@@ -153,8 +157,9 @@ def summarize(runs: pd.DataFrame, *, every_trial: bool = False) -> pd.DataFrame:
 
     Returns:
         ``study, metric, variant, baseline, settings, trials, runs`` (finished), ``failed,
-        missing, trainable_parameters``, and those of ``MEASURED``, each with its sample standard
-        deviation over seeds in ``*_std``; not a number where nothing was measured.
+        missing``, those of ``COSTS`` (means over the shown runs), and
+        those of ``MEASURED``, each with its sample standard deviation over seeds in ``*_std``; not
+        a number where nothing was measured.
     """
     rows = []
     for _, of_variant in runs.groupby("variant", sort=True, observed=True):
@@ -163,7 +168,7 @@ def summarize(runs: pd.DataFrame, *, every_trial: bool = False) -> pd.DataFrame:
             _summary_row(trial, trial if every_trial else of_variant, trials=len(trials))
             for trial in (trials if every_trial else _choose(trials))
         ]
-    return pd.DataFrame(rows).astype({"trainable_parameters": "Int64"})
+    return pd.DataFrame(rows).astype({"trainable_parameters": "Int64", "total_parameters": "Int64"})
 
 
 def to_json(table: pd.DataFrame) -> dict[str, Any]:
@@ -258,9 +263,7 @@ def _run_row(study: Study, cell: Cell, run: RunRecord | None) -> dict[str, Any]:
         "settings": study.describe(cell),
         "status": run.status if run else "missing",
         "reason": run.reason if run else None,
-        "trainable_parameters": run.trainable_parameters if run else None,
-        "wall_seconds": run.wall_seconds if run else None,
-        "peak_memory_mib": run.peak_memory_mib if run else None,
+        **{name: getattr(run, name) if run else None for name in (*COSTS, "peak_memory_mib")},
         "validation_target_after": None,
     }
     row |= dict.fromkeys(MEASURED)
@@ -319,9 +322,18 @@ def _choose(trials: list[pd.DataFrame]) -> list[pd.DataFrame]:
     return [trials[best]]
 
 
+def mean_costs(runs: pd.DataFrame) -> dict[str, float | None]:
+    """Return what runs of one trial took on average; nothing where none recorded it."""
+    means: dict[str, float | None] = {}
+    for name in COSTS:
+        known = runs[name].dropna().astype(float)
+        exact = name in ("trainable_parameters", "total_parameters")  # seeds do not change them
+        means[name] = None if known.empty else int(known.iloc[0]) if exact else float(known.mean())
+    return means
+
+
 def _summary_row(trial: pd.DataFrame, counted: pd.DataFrame, *, trials: int) -> dict[str, Any]:
     finished = trial[trial["status"] == "finished"]
-    parameters = finished["trainable_parameters"].dropna()
     first = trial.iloc[0]
     row: dict[str, Any] = {
         "study": first["study"],
@@ -333,7 +345,7 @@ def _summary_row(trial: pd.DataFrame, counted: pd.DataFrame, *, trials: int) -> 
         "runs": len(finished),
         "failed": int((counted["status"] == "failed").sum()),
         "missing": int((counted["status"] == "missing").sum()),
-        "trainable_parameters": int(parameters.iloc[0]) if len(parameters) else None,
+        **mean_costs(finished),
     }
     for column in MEASURED:
         values = finished[column].astype(float)

@@ -13,14 +13,22 @@ from rich.table import Table
 from dart.analysis.bootstrap import Interval
 from dart.analysis.claims import LEGEND
 from dart.analysis.statistics import Estimate
+from dart.analysis.tables import COSTS
 from dart.analysis.verdicts import Comparison, Effect, VariantVerdict
 from dart.metrics import METRICS
 
 Row = list[tuple[str, ...]]
 """A row of a table: each cell is one or more lines."""
 
+SHOWN_COSTS = (
+    "trainable_parameters",
+    "total_parameters",
+    "flops_per_image",
+    "steps",
+    "wall_seconds",
+)
 WIDE = 140
-"""Columns of a terminal that shows the whole table."""
+"""Columns of a terminal that shows all columns but the costs, which have a table of their own."""
 NARROWER_BY = 3
 """Columns that a narrower one does without: the descriptive ones, which stand last."""
 COLORS = {
@@ -43,6 +51,7 @@ def to_frame(comparison: Comparison) -> pd.DataFrame:
             "objective": objective,
             **dict(_numbers(effect)),
             "on_front": row.on_front,
+            **{name: row.costs.get(name, math.nan) for name in COSTS},
         }
         for row in comparison.verdicts
         for objective, effect in row.effects.items()
@@ -140,6 +149,11 @@ def headings() -> list[tuple[str, ...]]:
         ("held-out", "vs baseline"),
         ("better on", "target"),
         ("on front",),
+        ("trained", "parameters"),
+        ("all", "parameters"),
+        ("FLOPs", "per image"),
+        ("steps",),
+        ("time", "of a run"),
     ]
 
 
@@ -163,7 +177,16 @@ def _row(row: VariantVerdict) -> Row:
     wins = row.effects["adaptation"].wins if row.effects else None
     cells.append((f"{wins.value:.0%}",) if wins else ("-",))
     cells.append(("-",) if math.isnan(row.on_front) else (f"{row.on_front:.0%}",))
-    return cells
+    return [*cells, *((write_cost(name, row.costs.get(name)),) for name in SHOWN_COSTS)]
+
+
+def write_cost(name: str, value: float | None) -> str:
+    """Return a cost as a table shows it; a dash where it was not recorded."""
+    if value is None or math.isnan(value):
+        return "-"
+    if name == "wall_seconds":
+        return f"{value:.1f} s"
+    return f"{value:.3g}" if name == "flops_per_image" else f"{value:,.0f}"
 
 
 def _difference(effect: Effect | None) -> tuple[str, ...]:
@@ -189,7 +212,8 @@ def print_comparison(comparison: Comparison, *, console: Console | None = None) 
     console = console or Console()
     if not console.is_terminal:
         console.width = max(console.width, 180)  # a file has no edge to wrap at
-    shown = len(headings()) if console.width >= WIDE else len(headings()) - NARROWER_BY
+    every = len(headings()) - len(SHOWN_COSTS)
+    shown = every if console.width >= WIDE else every - NARROWER_BY
     table = Table(title=title(comparison), box=box.SIMPLE_HEAD)
     for index, heading in enumerate(headings()[:shown]):
         side = "left" if index < 2 else "right"
@@ -200,10 +224,31 @@ def print_comparison(comparison: Comparison, *, console: Console | None = None) 
         marked = f"[{color}]{word}[/]" if color else word
         table.add_row(_escape(name), marked, *map(_escape, numbers))
     console.print(table)
+    _print_costs(comparison, console)
     for line in (*describe(comparison), "", *explain(comparison)):
         console.print(line, markup=False, highlight=False)
     for note in comparison.notes:
         console.print(f"note: {note}", markup=False, highlight=False, style="yellow")
+
+
+def _print_costs(comparison: Comparison, console: Console) -> None:
+    if not any(row.costs for row in comparison.verdicts):
+        return
+    costs = Table(title="what a run took", box=box.SIMPLE_HEAD)
+    costs.add_column("variant", no_wrap=True)
+    for heading in headings()[-len(SHOWN_COSTS) :]:
+        costs.add_column("\n".join(heading), justify="right")
+    for name, words in cost_rows(comparison):
+        costs.add_row(name, *words)
+    console.print(costs)
+
+
+def cost_rows(comparison: Comparison) -> list[tuple[str, list[str]]]:
+    """Return the name of each variant and what its run took, as text."""
+    return [
+        (row.variant, [write_cost(name, row.costs.get(name)) for name in SHOWN_COSTS])
+        for row in comparison.verdicts
+    ]
 
 
 def _escape(text: str) -> str:

@@ -9,7 +9,7 @@ import math
 import os
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -90,6 +90,8 @@ class VariantVerdict:
     """Empty where no run finished."""
     on_front: float = math.nan
     """Probability that no other variant, nor the untouched network, beats it on both objectives."""
+    costs: Mapping[str, float] = field(default_factory=dict)
+    """What a run took on average (those of ``tables.COSTS``), as far as it was recorded."""
 
 
 @dataclass(frozen=True)
@@ -321,6 +323,7 @@ class Comparer:
             missing=self.pairs.missing.get(name, 0),
             effects=effects,
             on_front=on_front,
+            costs=self.pairs.costs.get(name, {}),
         )
 
     def _decide(self, name: str, effects: Mapping[Objective, Effect]) -> tuple[Verdict, str]:

@@ -30,6 +30,8 @@ from dart.analysis.tables import (
     summarize,
 )
 from dart.analysis.verdict_tables import (
+    SHOWN_COSTS,
+    cost_rows,
     describe,
     explain,
     headings,
@@ -90,8 +92,10 @@ def write_report(
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "comparison": comparison,
         "headline": headline(comparison),
-        "headings": headings(),
+        "headings": headings()[: -len(SHOWN_COSTS)],
         "rows": list(zip(text_rows(comparison), comparison.verdicts, strict=True)),
+        "cost_headings": headings()[-len(SHOWN_COSTS) :],
+        "costs": cost_rows(comparison),
         "described": describe(comparison),
         "explained": explain(comparison),
         "legend": LEGEND,
