@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from numpy import ndarray
 from torch.utils.data import Dataset
+from torch.utils.flop_counter import FlopCounterMode
 
 from dart.angles import RING_DEGREES
 from dart.data.dataset import Sample, collate, open_domain
@@ -210,6 +211,26 @@ class Measurements:
         columns = ["domain", "role", "split", "image", "scene", "metric", "before", "after"]
         by_angle = errors.loc[~whole, [*columns[:5], "ring", "pixels", *columns[5:]]]
         return errors.loc[whole, columns].reset_index(drop=True), by_angle.reset_index(drop=True)
+
+    def means(self, model: DepthNet) -> pd.DataFrame:
+        """Return mean errors over the images: ``domain, role, split, metric, value``."""
+        tables = []
+        for split, data in self.data.items():
+            errors = measure(data, predict(model, data, device=self.device))
+            table = errors.groupby("metric", sort=False)["value"].mean().reset_index()
+            tables.append(table.assign(domain=split.domain, role=split.role, split=split.name))
+        return pd.concat(tables, ignore_index=True)
+
+    def count_flops(self, model: DepthNet) -> int:
+        """Return the operations of one pass of one image of the target.
+
+        Convolutions and products of matrices, a multiplication with its addition counted as two;
+        what works entry by entry, the scan's recurrence included, is not counted.
+        """
+        shown = next(s for split, s in self.pictured.items() if split.role == "target")
+        with FlopCounterMode(display=False) as counter:
+            predict(model, shown[:1], device=self.device)
+        return int(counter.get_total_flops())
 
     def curve_before(self) -> list[CurvePoint]:
         """Return what ``curve_point`` gave before training, from what is measured already."""

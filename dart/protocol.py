@@ -8,7 +8,7 @@ forgetting on source domains and adaptation on the target, with signs from ``met
 import json
 import resource
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,10 +17,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from dart.checkpoint_header import resolve_checkpoint
 from dart.conditioning import Conditioning
-from dart.data.dataset import open_domain
+from dart.data.dataset import Sample, open_domain
 from dart.diagnostics import choose_steps, copy_parameters, measure_updates
 from dart.errors import Stopped, UserError
 from dart.measuring import CurvePoint, Measurements, summarize_domains
@@ -31,11 +32,15 @@ from dart.models.folding import fold
 from dart.provenance import describe_environment
 from dart.recipe import ZERO_SHOT, Recipe
 from dart.seeds import derive_generator
+from dart.training.batches import Joined
 from dart.training.freeze import count_trainable, frozen_hash, set_trainable
+from dart.training.interpolation import install_mixture, snapshot
 from dart.training.loop import Step, Trainer, read_state, write_state
 
 SAVE_EVERY = 20
 """Steps after which the state of training may be kept."""
+CHECKS = 20
+"""Times in a whole training that forgetting is looked at, where it may end it."""
 SAVE_SECONDS = 2.0
 """Time between two states: saving one takes tens of milliseconds."""
 
@@ -64,7 +69,7 @@ def _has_constant_encoder(model: DepthNet, recipe: Recipe) -> bool:
     if recipe.variant == ZERO_SHOT:
         return True
     tuned = any(isinstance(adapter, Tuner) for adapter in model.adapters)
-    return not tuned and "encoder" not in recipe.training.trainable
+    return not tuned and not recipe.training.trains_encoder
 
 
 @runtime_checkable
@@ -88,6 +93,8 @@ class _Training:
     history: list[Step] = field(default_factory=list)
     curve: list[CurvePoint] = field(default_factory=list)
     updates: pd.DataFrame | None = None
+    stopped: dict[str, float] = field(default_factory=dict)
+    """Step and relative forgetting at which training ended early; empty where it did not."""
 
 
 def _adapt(
@@ -100,36 +107,94 @@ def _adapt(
     rungs: Rungs | None,
 ) -> Generator[Trainer, Step, _Training]:
     """Train on the target and return what was seen on the way."""
-    groups, steps = recipe.training.trainable, recipe.training.steps
-    set_trainable(model, groups)
+    spec, seen = recipe.training, _Training()
+    set_trainable(model, spec.trainable)
     if count_trainable(model) == 0:  # the variant `none` with trainable: [adapters]
-        return _Training()
-    data = open_domain(recipe.protocol.locate(recipe.protocol.target), "train")
+        return seen
     initial = copy_parameters(model)
-    trainer = Trainer(model, data, recipe.training, recipe.seed, measurements.device)
-    curve = state.restore(trainer) or measurements.curve_before()
-    points = choose_steps(steps)
-
-    def after_step(step: Step) -> None:
-        done = step.step + 1
-        if done in points:
-            curve.extend(measurements.curve_point(model, done))
-            set_trainable(model, groups)
-        if rungs is not None and done in rungs.steps:
-            seen = measurements.curve_point(model, done)
-            set_trainable(model, groups)
-            rungs(done, seen)
-        if done % SAVE_EVERY == 0 or done == steps:
-            state.save(trainer, curve)
+    trainer = _create_trainer(model, recipe, measurements.device)
+    state.restore(trainer, seen)
+    watch = _Watch(trainer, measurements, seen, rungs)
+    while len(trainer.history) < spec.steps and not seen.stopped:
         try:
-            on_step(done, steps, step.loss)
-        except Stopped:
-            state.save(trainer, curve, at_once=True)
+            step = yield trainer
+            count = step.step + 1
+            watch(model, count)
+            if count % SAVE_EVERY == 0 or count == spec.steps:
+                state.save(trainer, seen)
+            on_step(count, spec.steps, step.loss)
+        except Stopped:  # whoever takes the steps may say so between two of them
+            state.save(trainer, seen, at_once=True)
             raise
+    if trainer.average is not None:
+        trainer.average.install()
+    seen.history, seen.updates = trainer.history, measure_updates(initial, model)
+    return seen
 
-    while len(trainer.history) < steps:
-        after_step((yield trainer))
-    return _Training(trainer.history, curve, measure_updates(initial, model))
+
+class _Watch:
+    """Looks at a training on the way: for the record, for the rungs, and whether to end it."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        measurements: Measurements,
+        seen: _Training,
+        rungs: Rungs | None,
+    ) -> None:
+        spec = trainer.spec
+        self.trainer, self.measurements, self.seen, self.rungs = trainer, measurements, seen, rungs
+        self.first = measurements.curve_before()
+        seen.curve = seen.curve or list(self.first)
+        self.points = choose_steps(spec.steps)
+        self.checks = choose_steps(spec.steps, points=CHECKS) if spec.stop_on_forgetting else ()
+        self.asked = rungs.steps if rungs is not None else ()
+
+    def __call__(self, model: DepthNet, count: int) -> None:
+        """Look after ``count`` steps, if it is time.
+
+        Raises:
+            Pruned: If the rungs raised it.
+            Diverged: If a prediction is no longer finite.
+        """
+        if not any(count in times for times in (self.points, self.checks, self.asked)):
+            return
+        spec, seen = self.trainer.spec, self.seen
+        with self.trainer.as_result():
+            errors = self.measurements.curve_point(model, count)
+        set_trainable(model, spec.trainable)
+        if count in self.points:
+            seen.curve.extend(errors)
+        forgotten = _relative_forgetting(self.first, errors)
+        if count in self.checks and forgotten > spec.stop_on_forgetting:
+            seen.stopped = {"step": count, "forgetting": forgotten}
+        if self.rungs is not None and count in self.asked:
+            self.rungs(count, errors)
+
+
+def _create_trainer(model: DepthNet, recipe: Recipe, device: torch.device) -> Trainer:
+    protocol, spec = recipe.protocol, recipe.training
+    data = open_domain(protocol.locate(protocol.target), "train")
+    source: Sequence[Sample] = ()
+    if spec.reads_source:
+        source = Joined([open_domain(protocol.locate(name), "train") for name in protocol.source])
+    return Trainer(model, data, spec, recipe.seed, device, source)
+
+
+def _relative_forgetting(before: Sequence[CurvePoint], now: Sequence[CurvePoint]) -> float:
+    """Return by what share AbsRel on source images has grown, mean over the sources.
+
+    AbsRel whatever the study's metric is, which only decides what its table shows.
+    """
+    start, end = (
+        {
+            domain: value
+            for _, domain, role, metric, value in points
+            if role == "source" and metric == "abs_rel"
+        }
+        for points in (before, now)
+    )
+    return sum(end[domain] / start[domain] - 1 for domain in start) / len(start)
 
 
 class _State:
@@ -146,14 +211,14 @@ class _State:
         self.seconds_before = 0.0
         self.started = self.saved = time.perf_counter()
 
-    def restore(self, trainer: Trainer) -> list[CurvePoint]:
-        """Give the trainer the state in the file, if there is one, and return the curve so far.
+    def restore(self, trainer: Trainer, training: _Training) -> None:
+        """Give the trainer the state in the file, if there is one, and what was seen so far.
 
         Raises:
             UserError: It is damaged, or of another recipe.
         """
         if self.path is None or not self.path.exists():
-            return []
+            return
         content = read_state(self.path)
         if content.get("key") != self.key:
             raise UserError(
@@ -161,19 +226,37 @@ class _State:
             )
         trainer.load(content["trainer"])
         self.seconds_before = float(content.get("seconds", 0.0))
-        return [tuple(point) for point in content["curve"]]
+        training.curve = [tuple(point) for point in content["curve"]]
+        training.stopped = dict(content["stopped"])
 
     def seconds(self) -> float:
         """Return how long the run has taken, earlier parts included."""
         return self.seconds_before + time.perf_counter() - self.started
 
-    def save(self, trainer: Trainer, curve: list[CurvePoint], *, at_once: bool = False) -> None:
+    def save(self, trainer: Trainer, training: _Training, *, at_once: bool = False) -> None:
         """Write the file, unless that was done moments ago."""
         now = time.perf_counter()
         if self.path is not None and (at_once or now - self.saved >= SAVE_SECONDS):
-            content = {"key": self.key, "seconds": self.seconds(), "curve": list(curve)}
-            write_state(self.path, content | {"trainer": trainer.state()})
+            content = {"key": self.key, "seconds": self.seconds(), "curve": list(training.curve)}
+            seen = {"stopped": training.stopped, "trainer": trainer.state()}
+            write_state(self.path, content | seen)
             self.saved = time.perf_counter()
+
+
+def _interpolate(
+    model: DepthNet,
+    start: Mapping[str, Tensor],
+    alphas: Sequence[float],
+    measurements: Measurements,
+) -> pd.DataFrame:
+    """Return the mean errors on the way from ``start`` to the model as it is, which it stays."""
+    end, tables = snapshot(model), []
+    for alpha in alphas:
+        install_mixture(model, start, end, alpha)
+        tables.append(measurements.means(model).assign(alpha=alpha))
+    install_mixture(model, start, end, 1.0)
+    columns = ["alpha", "domain", "role", "split", "metric", "value"]
+    return pd.concat(tables, ignore_index=True)[columns]
 
 
 def _write_training(training: _Training, folder: Path) -> None:
@@ -218,7 +301,8 @@ def recipe_steps(  # noqa: PLR0913  # two of them are who looks on
     """Train and measure one recipe, write its record into ``folder`` and return ``result.json``.
 
     Each step of training is left to the caller: a trainer is yielded, and the step that it was
-    made to take is to be sent. So several runs can take their steps together.
+    made to take is to be sent (or what it raised, to be thrown). So several runs can take their
+    steps together.
 
     Args:
         folder: Where the record goes; the caller commits it.
@@ -244,7 +328,7 @@ def recipe_steps(  # noqa: PLR0913  # two of them are who looks on
     model.adapters_enabled = False
     measurements = Measurements(model, recipe, results=results, device=where)
     model.adapters_enabled = True
-    training = _Training()
+    training, start = _Training(), snapshot(model) if recipe.training.interpolate else {}
     if not untouched:
         training = yield from _adapt(
             model, recipe, measurements, state=kept, on_step=on_step, rungs=rungs
@@ -260,6 +344,9 @@ def recipe_steps(  # noqa: PLR0913  # two of them are who looks on
         save_adapter(model, folder / "adapter.safetensors", metadata=recorded)
         if maps := measurements.adapter_maps(model):
             np.savez_compressed(folder / "adapter_maps.npz", **maps)  # pyright: ignore[reportArgumentType]
+        if start:
+            line = _interpolate(model, start, recipe.training.interpolate, measurements)
+            line.to_parquet(folder / "interpolation.parquet", index=False)
     result = {
         "key": recipe.key,
         "status": "finished",
@@ -269,6 +356,10 @@ def recipe_steps(  # noqa: PLR0913  # two of them are who looks on
         "metric": recipe.protocol.metric,
         "convention": "distance along the ray",
         "trainable_parameters": trainable,
+        "total_parameters": sum(p.numel() for p in model.parameters()),
+        "flops_per_image": measurements.count_flops(model),
+        "steps": len(training.history),
+        **({"stopped": training.stopped} if training.stopped else {}),
         "domains": domains,
         **compare(domains, recipe.protocol.metric),
         "validation": compare(validation, recipe.protocol.metric),

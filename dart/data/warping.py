@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from dart.cameras import LENSES, Camera, Pinhole
+from dart.cameras import LENSES, Camera
 from dart.cameras.warp import warp_grid
 from dart.data.sample import Sample
 
@@ -20,8 +20,9 @@ IDEAL = ("pinhole", "equidistant", "equisolid", "stereographic")
 """Lenses that one focal length describes."""
 _MOST_POINTS = 8
 _GRIDS_KEPT = 4
-_WIDEST_PINHOLE = math.radians(65)
+_WIDEST_OF = {"pinhole": math.radians(65), "orthographic": math.radians(85)}
 _WIDEST = math.radians(110)
+_DISTORTION = {"kannala_brandt": (0.03, -0.012, 0.002, 0.0)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,14 +126,28 @@ def draw_lens(
         size: Height and width in pixels of the image to be made.
     """
     drawn = torch.rand(2, generator=generator).tolist()
-    lens = LENSES[models[int(drawn[0] * len(models))]]
-    longer = max(size)
-    widest = _WIDEST_PINHOLE if lens is Pinhole else _WIDEST
-    reach = min(_half_view(source) * (0.6 + 0.4 * drawn[1]), widest)
+    model = models[int(drawn[0] * len(models))]
+    return _lens_of(model, _half_view(source) * (0.6 + 0.4 * drawn[1]), size)
+
+
+def same_view(source: Camera, model: str) -> Camera:
+    """Return the lens of another model that sees what ``source`` sees along the longer side.
+
+    As far as it can: half a field of view is at most 65 degrees for a pinhole, 85 for an
+    orthographic lens and 110 for the others. ``kannala_brandt`` has the coefficients of the
+    built-in fisheyes, the other models have none.
+    """
+    return _lens_of(model, _half_view(source), (source.size[0], source.size[1]))
+
+
+def _lens_of(model: str, reach: float, size: tuple[int, int]) -> Camera:
+    """Return a lens whose longer side sees ``reach`` radians to both sides, if it can."""
+    reach = min(reach, _WIDEST_OF.get(model, _WIDEST))
+    lens, distortion = LENSES[model], _DISTORTION.get(model, ())
     ray = torch.tensor([[math.sin(reach), 0.0, math.cos(reach)]], dtype=torch.float64)
-    unit = lens(torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64), (1, 1))
-    focal = longer / 2 / float(unit.project(ray)[0][0, 0])
-    return lens(torch.tensor([focal, focal, size[1] / 2, size[0] / 2]), size)
+    unit = lens(torch.tensor([1.0, 1.0, 0.0, 0.0, *distortion], dtype=torch.float64), (1, 1))
+    focal = max(size) / 2 / float(unit.project(ray)[0][0, 0])
+    return lens(torch.tensor([focal, focal, size[1] / 2, size[0] / 2, *distortion]), size)
 
 
 def _half_view(camera: Camera) -> float:

@@ -90,12 +90,19 @@ class Resources:
     data: Mapping[str, str]
 
     @classmethod
-    def read(cls, protocol: ProtocolSpec, checkpoint: Path) -> "Resources":
-        """Return the identities as they are on disk now."""
+    def read(
+        cls, protocol: ProtocolSpec, checkpoint: Path, *, source_train: bool = False
+    ) -> "Resources":
+        """Return the identities as they are on disk now.
+
+        Args:
+            source_train: Whether training reads the sources' training images.
+        """
         digest = hash_checkpoint(checkpoint)
         splits = [(name, "test") for name in protocol.roles]
         splits += [(name, "val") for name, role in protocol.roles.items() if role != "held_out"]
         splits.append((protocol.target, "train"))
+        splits += [(name, "train") for name in protocol.source if source_train]
         data = {
             f"{name}/{split}": fingerprint(protocol.locate(name), split) for name, split in splits
         }
@@ -161,7 +168,11 @@ def create_recipe(
         protocol=protocol,
         training=training,
         seed=seed,
-        resources=Resources.read(protocol, resolve_checkpoint(protocol.pretrained)),
+        resources=Resources.read(
+            protocol,
+            resolve_checkpoint(protocol.pretrained),
+            source_train=variant != ZERO_SHOT and training.reads_source,
+        ),
     )
 
 
@@ -170,16 +181,18 @@ class Planner:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self._resources: dict[str, Resources] = {}
+        self._resources: dict[tuple[str, bool], Resources] = {}
         self._read(study.spec.protocol)
 
-    def _read(self, protocol: ProtocolSpec) -> Resources:
+    def _read(self, protocol: ProtocolSpec, *, source_train: bool = False) -> Resources:
         """Return what the runs of a protocol read; files are read once."""
-        name = protocol.model_dump_json()
+        name = protocol.model_dump_json(), source_train
         if name not in self._resources:
             try:
                 checkpoint = resolve_checkpoint(protocol.pretrained)
-                self._resources[name] = Resources.read(protocol, checkpoint)
+                self._resources[name] = Resources.read(
+                    protocol, checkpoint, source_train=source_train
+                )
             except UserError as error:
                 raise UserError(f"{self.study.file.where(('protocol',))}: {error}") from None
         return self._resources[name]
@@ -214,7 +227,7 @@ class Planner:
             parts[kind][name] = value
         training = spec.vary_training(parts["training"])
         protocol = spec.vary_protocol(parts["protocol"])
-        resources = self._read(protocol)
+        resources = self._read(protocol, source_train=training.reads_source)
         labels = {name: _label(value) for name, value in parts["protocol"].items()}
         return [
             Cell(

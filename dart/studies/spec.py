@@ -170,7 +170,7 @@ def _check_shared(spec: StudySpec, file: YamlFile) -> None:
 
 def _check_field(spec: StudySpec, name: str, factor: Range | Values, where: str) -> None:
     fields = [*TrainingSpec.model_fields, *PROTOCOL_FACTORS]
-    if name not in fields or name == "learning_rate_factors":
+    if name not in fields or name == "interpolate":
         raise UserError(
             f"{where}: no field of 'training' or 'protocol' that may vary; they are: "
             f"{', '.join(fields)}{did_you_mean(name, fields)}"

@@ -6,24 +6,87 @@ forgetting.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import get_args
 
 from torch import nn
 
-GROUPS = ("encoder", "adapters", "decoder", "scale_head")
+from dart.errors import UserError
+from dart.recipe import Group
+
+PARTS = ("encoder", "adapters", "decoder", "scale_head")
+_MAY_BE_EMPTY = ("adapters", "everything")
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
-def set_trainable(model: nn.Module, groups: Sequence[str]) -> None:
-    """Let the named parts of ``model`` train; freeze the others.
+def _modules_of(model: nn.Module, group: Group) -> Iterator[nn.Module]:
+    """Yield the modules that make up a group, as far as this network has them."""
+    if group == "everything":
+        yield from (model.get_submodule(part) for part in PARTS)
+    elif group in PARTS:
+        yield model.get_submodule(group)
+    elif group == "norms":
+        yield from (m for m in model.get_submodule("encoder").modules() if isinstance(m, _NORMS))
+    elif group in ("reassemble", "fuse", "output"):
+        names = ("narrow", "deepen", "last") if group == "output" else (group,)
+        decoder = model.get_submodule("decoder")
+        yield from (getattr(decoder, name) for name in names if hasattr(decoder, name))
+    else:
+        encoder = model.get_submodule("encoder")
+        if hasattr(encoder, "stage_layers"):
+            index = 0 if group == "stem" else int(group.removeprefix("stage"))
+            layers = encoder.stage_layers(index)  # pyright: ignore[reportCallIssue]
+            yield from (
+                layers.children()
+                if group != "stem"
+                else (child for name, child in layers.named_children() if name == "stem")
+            )
+
+
+def group_parameters(model: nn.Module, group: Group, *, where: str = "trainable") -> frozenset[str]:
+    """Return the names of a group's parameters in this network.
+
+    Raises:
+        UserError: There are none; of ``adapters`` there may be none, as with the variant ``none``.
+    """
+    members = {id(p) for module in _modules_of(model, group) for p in module.parameters()}
+    names = frozenset(name for name, p in model.named_parameters() if id(p) in members)
+    if not names and group not in _MAY_BE_EMPTY:
+        raise UserError(f"{where}: group '{group}' matches no parameter of this network")
+    return names
+
+
+def finest_group(
+    model: nn.Module, groups: Sequence[Group], *, where: str = "trainable"
+) -> dict[str, Group]:
+    """Return parameter -> the finest of ``groups`` that holds it; the others are left out.
+
+    Raises:
+        UserError: A group matches nothing.
+    """
+    found: dict[str, Group] = {}
+    for group in sorted(groups, key=get_args(Group).index):  # from the whole to the finest
+        for name in group_parameters(model, group, where=where):
+            found[name] = group
+    return found
+
+
+def set_trainable(model: nn.Module, groups: Sequence[Group]) -> None:
+    """Let the named groups of ``model`` train, together; freeze the others.
 
     Batch normalisation keeps its statistics everywhere, also in a part that trains: with batches
     of a few images of one camera they would forget the source by themselves.
+
+    Raises:
+        UserError: A group matches nothing.
     """
+    trained = finest_group(model, groups)
     model.eval()
-    for name in GROUPS:
-        part = model.get_submodule(name)
-        part.requires_grad_(name in groups)
-        part.train(name in groups)
+    for part in PARTS:
+        module = model.get_submodule(part)
+        for name, parameter in module.named_parameters(prefix=part):
+            parameter.requires_grad_(name in trained)
+        module.train(any(p.requires_grad for p in module.parameters()))
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()

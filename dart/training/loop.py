@@ -5,7 +5,7 @@ import math
 import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -16,10 +16,15 @@ from torch import Tensor, nn
 
 from dart.data.dataset import Batch, Sample
 from dart.errors import UserError
+from dart.models import DepthNet
 from dart.recipe import TrainingSpec
-from dart.training.batches import draw_batch
-from dart.training.freeze import GROUPS
+from dart.training.averaging import Average
+from dart.training.batches import Augmentation, Batches
+from dart.training.freeze import PARTS, finest_group
 from dart.training.loss import LOSSES
+from dart.training.prefix import Prefix
+from dart.training.regularisers import Regulariser
+from dart.training.schedule import first_steps, learning_rate_factor
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -79,31 +84,28 @@ class Step:
     grad_norm: float
 
 
-def learning_rate_factor(step: int, steps: int) -> float:
-    """Return the share of the peak learning rate: a tenth of warm-up, then a cosine towards 0.
-
-    >>> round(learning_rate_factor(9, 100), 6), round(learning_rate_factor(55, 101), 6)
-    (1.0, 0.5)
-    """
-    warm_up = max(1, steps // 10)
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
-
-
 def create_optimizer(model: nn.Module, spec: TrainingSpec) -> torch.optim.AdamW:
-    """Return AdamW over what requires a gradient: a rate for each part, decay on matrices only."""
-    groups: list[dict[str, Any]] = []
-    for part in GROUPS:
-        rate = spec.learning_rate * spec.learning_rate_factors.get(part, 1.0)  # type: ignore[call-overload]
-        trained = [p for p in model.get_submodule(part).parameters() if p.requires_grad]
-        for decay, members in (
-            (spec.weight_decay, [p for p in trained if p.ndim > 1]),
-            (0.0, [p for p in trained if p.ndim <= 1]),
-        ):
-            if members:
-                groups.append({"params": members, "peak": rate, "weight_decay": decay})
-    return torch.optim.AdamW(groups, lr=spec.learning_rate, eps=spec.adam_eps)
+    """Return AdamW over what requires a gradient: a rate for each group, decay on matrices only.
+
+    Where several groups of ``learning_rate_factors`` hold a parameter, the finest decides.
+    """
+    factors = spec.learning_rate_factors
+    finest = finest_group(model, tuple(factors), where="learning_rate_factors")
+    members: dict[tuple[str, str, bool], list[nn.Parameter]] = {}
+    for part in PARTS:
+        for name, parameter in model.get_submodule(part).named_parameters(prefix=part):
+            if parameter.requires_grad:
+                place = (part, finest.get(name, ""), parameter.ndim <= 1)
+                members.setdefault(place, []).append(parameter)
+    groups = [
+        {
+            "params": listed,
+            "peak": spec.learning_rate * (factors[group] if group else 1.0),  # pyright: ignore[reportArgumentType]
+            "weight_decay": 0.0 if is_vector else spec.weight_decay,
+        }
+        for (_, group, is_vector), listed in members.items()
+    ]
+    return torch.optim.AdamW(groups, lr=spec.learning_rate, eps=spec.adam_eps, fused=True)
 
 
 @dataclass
@@ -116,6 +118,10 @@ class Trainer:
         spec: Steps, batch size, rates, loss and augmentation.
         seed: Order and augmentation follow from it.
         device: Where the model lies.
+        source: Training samples of the source, where the spec reads them.
+
+    Raises:
+        UserError: The spec names a group that matches nothing, or source images are missing.
     """
 
     model: nn.Module
@@ -123,21 +129,32 @@ class Trainer:
     spec: TrainingSpec
     seed: int
     device: torch.device
+    source: Sequence[Sample] = ()
 
     def __post_init__(self) -> None:
-        self.optimizer = create_optimizer(self.model, self.spec)
+        spec = self.spec
+        self.trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self.optimizer = create_optimizer(self.model, spec)
+        self.begins = first_steps(self.model, spec)
         self.history: list[Step] = []
+        self.batches = Batches(
+            self.data,
+            spec.batch_size,
+            Augmentation(spec.flip, spec.colour, spec.virtual_lenses),
+            self.seed,
+            self.source,
+            spec.replayed_images,
+        )
+        self.regulariser = Regulariser(self.model, spec, source=self.source, device=self.device)
+        self.average = Average(self.model, spec.ema) if spec.ema else None
+        self.prefix: Prefix | None = None
+        # With changed colours or lenses no picture comes twice.
+        if isinstance(self.model, DepthNet) and not (spec.colour or spec.virtual_lenses):
+            self.prefix = Prefix(self.model, spec.precision)
 
     def draw(self) -> Batch:
         """Return the batch of the next step, on the device."""
-        return draw_batch(
-            self.data,
-            batch_size=self.spec.batch_size,
-            seed=self.seed,
-            step=len(self.history),
-            flips=self.spec.flip,
-            colour=self.spec.colour,
-        ).to(self.device)
+        return self.batches.draw(len(self.history)).to(self.device)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return what the network runs under: the spec's precision."""
@@ -147,12 +164,21 @@ class Trainer:
     def predict(self, batch: Batch) -> HasDistance:
         """Return what the network says about a batch."""
         with self.autocast():
-            return self.model(batch.image, batch.cameras)
+            known = self.know(batch)
+            if not known:
+                return self.model(batch.image, batch.cameras)
+            return self.model(batch.image, batch.cameras, known=known)
+
+    def know(self, batch: Batch) -> list[Tensor]:
+        """Return the maps of first stages that need not be computed again."""
+        return [] if self.prefix is None else self.prefix.of(batch.image)
 
     def loss(self, batch: Batch, prediction: HasDistance) -> Float[Tensor, ""]:
         """Return the loss of one batch, already on the device."""
         distance = prediction.distance.float()
-        return LOSSES[self.spec.loss](distance, batch.distance, batch.valid)
+        loss = LOSSES[self.spec.loss](distance, batch.distance, batch.valid)
+        penalty = self.regulariser.penalty(batch, distance)
+        return loss if penalty is None else loss + penalty
 
     def take_step(self) -> Step:
         """Do the next optimiser step.
@@ -173,17 +199,27 @@ class Trainer:
             Diverged: If the loss or the gradient is not finite; the weights stay as they were.
         """
         spec, step = self.spec, len(self.history)
-        factor = learning_rate_factor(step, spec.steps)
+        factor = learning_rate_factor(
+            step, spec.steps, schedule=spec.schedule, warm_up=spec.warm_up
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
-        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = float(nn.utils.clip_grad_norm_(trained, spec.gradient_clip))
+        for name, begin in self.begins.items():
+            if step < begin:
+                self.trained[name].grad = None  # AdamW passes over it, its decay too
+        norm = float(nn.utils.clip_grad_norm_(self.trained.values(), spec.gradient_clip))
         record = Step(step, float(loss.detach()), spec.learning_rate * factor, norm)
         if not (math.isfinite(record.loss) and math.isfinite(norm)):
             raise Diverged(f"step {step}: the loss is {record.loss}, the gradient's norm {norm}")
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update(step)
         self.history.append(record)
         return record
+
+    def as_result(self) -> AbstractContextManager[None]:
+        """Let the model have the weights that would be its result for a while."""
+        return nullcontext() if self.average is None else self.average.installed()
 
     def run(self, *, on_step: Callable[[Step], None] = lambda _: None) -> list[Step]:
         """Take all steps that are left and return the whole history."""
@@ -192,8 +228,7 @@ class Trainer:
         return self.history
 
     def _own_state(self) -> dict[str, Tensor]:
-        trained = {k: p for k, p in self.model.named_parameters() if p.requires_grad}
-        return trained | dict(self.model.named_buffers())
+        return dict(self.trained) | dict(self.model.named_buffers())
 
     def state(self) -> dict[str, Any]:
         """Return all that is needed to go on later: weights, optimiser and history."""
@@ -201,6 +236,7 @@ class Trainer:
             "model": self._own_state(),
             "optimizer": self.optimizer.state_dict(),
             "history": [asdict(step) for step in self.history],
+            "average": {} if self.average is None else self.average.mean,
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -217,3 +253,5 @@ class Trainer:
                 tensor.copy_(saved[name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.history = [Step(**step) for step in state["history"]]
+        if self.average is not None:
+            self.average.load(state["average"])

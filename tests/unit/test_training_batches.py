@@ -7,7 +7,7 @@ from dart.cameras import Pinhole
 from dart.data.dataset import Sample
 from dart.data.transforms import change_colour, flip
 from dart.seeds import derive_seed
-from dart.training.batches import batch_indices, draw_batch
+from dart.training.batches import Augmentation, Batches, batch_indices
 
 
 def make_sample(index: int) -> Sample:
@@ -61,12 +61,10 @@ def test_flipping_twice_changes_nothing_and_rays_follow_the_pixels() -> None:
 
 def test_augmentation_is_a_function_of_seed_and_step() -> None:
     data = [make_sample(i) for i in range(6)]
-    draw = lambda seed, step: draw_batch(  # noqa: E731
-        data, batch_size=4, seed=seed, step=step, flips=True, colour=0.5
-    )
+    draw = lambda seed, step: Batches(data, 4, Augmentation(True, 0.5), seed).draw(step)  # noqa: E731
     assert torch.equal(draw(0, 3).image, draw(0, 3).image)
     assert not torch.equal(draw(0, 3).image, draw(1, 3).image)
-    plain = draw_batch(data, batch_size=4, seed=0, step=3, flips=False, colour=0.0)
+    plain = Batches(data, 4, Augmentation(False, 0.0), 0).draw(3)
     for image, key in zip(plain.image, plain.keys, strict=True):
         assert torch.equal(image, data[int(key.split("-")[1])].image)
     # keys do not depend on augmentation: variants and settings see the same images
@@ -75,7 +73,7 @@ def test_augmentation_is_a_function_of_seed_and_step() -> None:
 
 def test_half_of_the_images_are_mirrored() -> None:
     data = [make_sample(0)]
-    drawn = draw_batch(data, batch_size=400, seed=0, step=0, flips=True, colour=0.0)
+    drawn = Batches(data, 400, Augmentation(True, 0.0), 0).draw(0)
     mirrored = sum(torch.equal(image, data[0].image.flip(-1)) for image in drawn.image)
     assert 150 < mirrored < 250
 

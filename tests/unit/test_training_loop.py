@@ -1,5 +1,4 @@
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -9,14 +8,7 @@ from torch import Tensor, nn
 from dart.errors import UserError
 from dart.recipe import TrainingSpec
 from dart.training.freeze import count_trainable, frozen_hash, set_trainable
-from dart.training.loop import (
-    Diverged,
-    Step,
-    Trainer,
-    learning_rate_factor,
-    read_state,
-    write_state,
-)
+from dart.training.loop import Diverged, Step, Trainer, read_state, write_state
 from tests.unit.test_training_batches import make_sample
 
 CPU = torch.device("cpu")
@@ -54,14 +46,6 @@ def make_trainer(spec: TrainingSpec, *, seed: int = 0) -> Trainer:
 
 
 SPEC = TrainingSpec(steps=12, batch_size=3, learning_rate=0.01, flip=True, colour=0.3)
-
-
-def test_schedule_warms_up_and_ends_near_zero() -> None:
-    factors = [learning_rate_factor(step, 100) for step in range(100)]
-    assert factors[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
-    assert all(a >= b for a, b in pairwise(factors[9:]))
-    assert factors[-1] < 0.001
-    assert learning_rate_factor(0, 1) == 1.0
 
 
 def test_only_what_is_trainable_moves_and_the_hash_proves_it() -> None:
