@@ -228,8 +228,15 @@ class Measurements:
         what works entry by entry, the scan's recurrence included, is not counted.
         """
         shown = next(s for split, s in self.pictured.items() if split.role == "target")
-        with FlopCounterMode(display=False) as counter:
-            predict(model, shown[:1], device=self.device)
+        batch, quick = collate(shown[:1]).to(self.device), torch.backends.mha.get_fastpath_enabled()
+        model.eval()
+        # The counter follows modules through gradients, and does not know the fused attention.
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with FlopCounterMode(display=False) as counter:
+                model(batch.image, batch.cameras)
+        finally:
+            torch.backends.mha.set_fastpath_enabled(quick)
         return int(counter.get_total_flops())
 
     def curve_before(self) -> list[CurvePoint]:
