@@ -288,7 +288,9 @@ class DepthNet(nn.Module):
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c others w"]]:
         """Return the cells of the image, and the rows of tokens that belong to no cell."""
         height = cameras[0].size[0] // self.strides[index]
-        return features[:, :, :height], features[:, :, height:]
+        cells, others = features[:, :, :height], features[:, :, height:]
+        # One layout with and without an adapter, whose sum is contiguous: the same bits.
+        return (cells.contiguous() if others.shape[2] else features), others
 
     def decode(
         self,

@@ -188,15 +188,23 @@ def _create(name: str, weights: Path | None, **options: Any) -> nn.Module:
     if weights is None:
         return timm.create_model(name, pretrained=False, **options)
     state = read_weights(weights)
+    generator = torch.get_rng_state()
+    untouched = timm.create_model(name, pretrained=False, **options).state_dict()
+    torch.set_rng_state(generator)
     try:
         # A state dict comes before every address, so that nothing is fetched.
         overlay = {"state_dict": state, "custom_load": False}
-        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+        model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except (RuntimeError, KeyError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"weights {weights} do not fit encoder '{PREFIX}{name}': {reason}"
         ) from None
+    # timm leaves at their random start what the file lacks, and only logs it.
+    for key, value in model.state_dict().items():
+        if value.numel() > 1 and value.min() < value.max() and torch.equal(value, untouched[key]):
+            raise UserError(f"weights {weights} do not fit encoder '{PREFIX}{name}': no {key}")
+    return model
 
 
 def _create_features(name: str, weights: Path | None, **options: Any) -> Any:
@@ -242,7 +250,7 @@ def _to_map(tokens: Tensor, num_others: int, width: int) -> Tensor:
     """Return tokens (b n c) as a map of ``width`` cells a row, the first tokens in rows below."""
     others, cells = tokens[:, :num_others], tokens[:, num_others:]
     others = functional.pad(others, (0, 0, 0, -num_others % width))
-    return torch.cat([cells, others], 1).mT.unflatten(2, (-1, width))
+    return torch.cat([cells, others], 1).mT.unflatten(2, (-1, width)).contiguous()
 
 
 def _to_tokens(features: Tensor, num_others: int) -> Tensor:
