@@ -12,12 +12,13 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from rich.console import Console
 
-from dart.cameras import Camera, load_calibration
+from dart.cameras import Camera, count_aliased_bands, load_calibration
 from dart.cameras.inspection import Inspection, inspect_camera
 from dart.commands.camera_pictures import draw_sheet, draw_views
 from dart.commands.common import make_folder, print_json, write_whole
 from dart.errors import UserError
 
+_FINEST_STRIDE = 4
 _SIZE = re.compile(r"([1-9]\d{0,4})[xX]([1-9]\d{0,4})")
 
 
@@ -113,6 +114,7 @@ def describe(lens: Camera, found: Inspection) -> list[str]:
     end = "none" if found.polar_limit is None else f"{found.polar_limit:.2f} degrees off the axis"
     ideal = f"{found.nearest_ideal}, f = {found.ideal_focal:.2f} px, "
     ideal += f"{found.ideal_difference:.3g} degrees away on average"
+    aliased, bands = count_aliased_bands(lens, _FINEST_STRIDE)
     groups = [params[i : i + 4] for i in range(0, len(params), 4)]
     return [
         f"lens             {lens.model}, {width}x{height} pixels (width x height)",
@@ -127,6 +129,7 @@ def describe(lens: Camera, found: Inspection) -> list[str]:
         f"the lens ends    {end}",
         f"round trip       {found.round_trip:.2e} px at most",
         f"nearest ideal    {ideal if math.isfinite(found.ideal_focal) else 'none'}",
+        f"embedding        {aliased} of {bands} Fourier bands alias at stride {_FINEST_STRIDE}",
         *(f"warning          {text}" for text in found.warnings),
     ]
 
