@@ -42,7 +42,14 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         nargs="+",
         default=["adapters", "decoder", "scale_head"],
         metavar="PART",
-        help="freeze policy: what trains of adapters, decoder, scale_head, encoder",
+        help="freeze policy: adapters, decoder, scale_head, encoder, or finer (docs/training.md)",
+    )
+    parser.add_argument(
+        "--training",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="other options of training, for example replay=0.25 unfreeze=encoder=0.5",
     )
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch-size", type=int, default=8)

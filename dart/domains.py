@@ -275,7 +275,7 @@ def find_frames(name: str, split: str, *, folder: Path | None = None) -> Path:
             return path
     raise UserError(
         f"{name} {split}: no frames are shipped and none lie in {choices[1]}; "
-        f"make them with: dart render {name} --split {split}"
+        f"make them with: dart render {name} --split {split} --count N"
     )
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,8 +34,8 @@ from dart.training.loop import Diverged, Step, Trainer
 from dart.training.pretrain import pretrain
 
 
-def parse_assignments(texts: list[str]) -> dict[str, Any]:
-    """Return ``NAME=VALUE`` texts as a mapping; values are read as YAML scalars.
+def parse_assignments(texts: list[str], *, option: str = "--set") -> dict[str, Any]:
+    """Return ``NAME=VALUE`` texts as a mapping; values are read as YAML.
 
     Raises:
         UserError: For a text without ``=``, or a name given twice.
@@ -43,14 +44,14 @@ def parse_assignments(texts: list[str]) -> dict[str, Any]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise UserError(f"--set {text}: expected NAME=VALUE, for example num_queries=16")
+            raise UserError(f"{option} {text}: expected NAME=VALUE, for example num_queries=16")
         if name in values:
-            raise UserError(f"--set {name}: given twice")
+            raise UserError(f"{option} {name}: given twice")
         try:
             values[name] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise UserError(
-                f"--set {text}: the value is not a number, text or truth value"
+                f"{option} {text}: the value is not a number, text or truth value"
             ) from None
     return values
 
@@ -72,21 +73,40 @@ def _recipe(options: Namespace) -> Recipe:
             target=options.target,
             held_out=tuple(options.held_out),
         )
-        training = TrainingSpec(
-            trainable=tuple(options.trainable),
-            steps=options.steps,
-            batch_size=options.batch_size,
-            learning_rate=options.learning_rate,
-        )
+        training = TrainingSpec.model_validate(_training_fields(options))
     except ValidationError as error:
         first = error.errors()[0]
         if not first["loc"]:  # of several options together
             raise UserError(first["msg"].removeprefix("Value error, ")) from error
-        place = "--" + str(first["loc"][0]).replace("_", "-")
-        raise UserError(f"{place}: {first['msg']}, not {first['input']!r}") from error
+        name, value = str(first["loc"][0]), first["input"]
+        place = f"--{name.replace('_', '-')}" if hasattr(options, name) else f"--training {name}"
+        allowed = re.findall(r"'([^']*)'", str(first.get("ctx", {}).get("expected", "")))
+        reason = first["msg"].removeprefix("Value error, ")
+        hint = did_you_mean(str(value), allowed)
+        raise UserError(f"{place}: {reason}, not {value!r}{hint}") from error
     return create_recipe(
         options.variant, parse_assignments(options.set), protocol, training, options.seed
     )
+
+
+def _training_fields(options: Namespace) -> dict[str, Any]:
+    """Return the fields of the training block: of their own options, and of ``--training``.
+
+    Raises:
+        UserError: There is no such field, or it has an option of its own.
+    """
+    own = {"trainable", "steps", "batch_size", "learning_rate"}
+    given = parse_assignments(options.training, option="--training")
+    others = [name for name in TrainingSpec.model_fields if name not in own]
+    for name in given:
+        if name in own:
+            raise UserError(f"--training {name}: has an option, --{name.replace('_', '-')}")
+        if name not in others:
+            raise UserError(
+                f"--training {name}: no such option of training; there are: {', '.join(others)}"
+                f"{did_you_mean(name, others)}"
+            )
+    return {name: getattr(options, name) for name in own} | given
 
 
 def train(options: Namespace) -> int:

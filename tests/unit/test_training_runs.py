@@ -1,0 +1,128 @@
+"""Options of training in real runs of the shipped network, a few steps long."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from dart.data.dataset import open_domain
+from dart.errors import UserError
+from dart.models import create_model
+from dart.protocol import run_recipe
+from dart.recipe import ProtocolSpec, TrainingSpec
+from dart.seeds import derive_generator
+from dart.studies.plan import create_recipe
+from dart.training.freeze import group_parameters, set_trainable
+from dart.training.loop import Trainer
+
+CPU = torch.device("cpu")
+PROTOCOL = ProtocolSpec(held_out=())
+VARIANT = "daa_query_softmax"
+
+
+def make_trainer(**fields: Any) -> Trainer:
+    generator = derive_generator(0, "init")
+    model = create_model(VARIANT, pretrained="rooms_small", generator=generator)
+    spec = TrainingSpec(**{"steps": 3, "batch_size": 2, **fields})
+    set_trainable(model, spec.trainable)
+    # Validation images stand for the source's training images, of which none are shipped.
+    source = open_domain("rooms_pinhole", "val") if spec.reads_source else ()
+    return Trainer(model, open_domain("rooms_fisheye", "train"), spec, 0, CPU, source)
+
+
+def test_weights_of_zero_change_no_bit_of_a_real_run() -> None:
+    plain = make_trainer()
+    off = make_trainer(l2_sp=0.0, ewc=0.0, mas=0.0, lwf=0.0, replay=0.0, ema=0.0)
+    on = make_trainer(l2_sp=1.0, ewc=1.0, mas=1.0, lwf=1.0, replay=0.5, fisher_images=1)
+    assert plain.run() == off.run()
+    on.run()
+    one, two, three = (t.model.state_dict() for t in (plain, off, on))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not torch.equal(one["decoder.last.weight"], three["decoder.last.weight"])
+    # An average does not steer: the weights below it are those of the run without it.
+    averaged = make_trainer(ema=0.5)
+    assert averaged.run() == plain.history
+
+
+def test_distillation_starts_from_zero() -> None:
+    trainer = make_trainer(lwf=1.0)
+    batch = trainer.draw()
+    with torch.no_grad():
+        distance = trainer.model(batch.image, batch.cameras).distance
+        penalty = trainer.regulariser.penalty(batch, distance)
+    assert penalty is not None
+    assert float(penalty) == 0.0
+
+
+def test_groups_of_the_network_are_parts_of_one_another() -> None:
+    model = create_model("none", pretrained="rooms_small")
+    names = {g: group_parameters(model, g) for g in ("encoder", "decoder", "norms", "stem")}
+    stages = [group_parameters(model, f"stage{i}") for i in range(4)]
+    assert names["stem"] < stages[0]
+    assert names["norms"] & stages[3]
+    for i in range(4):
+        assert stages[i] < names["encoder"]
+        assert not any(stages[i] & stages[j] for j in range(i))
+    parts = [group_parameters(model, g) for g in ("reassemble", "fuse", "output")]
+    assert frozenset().union(*parts) == names["decoder"]
+    assert sum(map(len, parts)) == len(names["decoder"])
+    assert group_parameters(model, "everything") == {n for n, _ in model.named_parameters()}
+
+
+def _run(folder: Path, results: Path, **fields: Any) -> Mapping[str, Any]:
+    folder.mkdir()
+    recipe = create_recipe(VARIANT, {}, PROTOCOL, TrainingSpec(batch_size=2, **fields), 0)
+    return run_recipe(recipe, folder, results=results)
+
+
+def test_a_real_run_interpolates_counts_and_stops(tmp_path: Path) -> None:
+    alphas = (0.0, 0.5, 1.0)
+    result = _run(tmp_path / "line", tmp_path, steps=3, interpolate=alphas, ema=0.5)
+    line = pd.read_parquet(tmp_path / "line" / "interpolation.parquet")
+    assert sorted(set(line["alpha"])) == list(alphas)
+    for alpha, when in ((0.0, "before"), (1.0, "after")):
+        for split, block in (("test", "domains"), ("val", "validation_domains")):
+            for domain, entry in result[block].items():
+                chosen = line.query("alpha == @alpha and split == @split and domain == @domain")
+                found = dict(zip(chosen["metric"], chosen["value"], strict=True))
+                assert found == entry[when]  # exactly
+                assert set(chosen["role"]) == {entry["role"]}
+    assert result["steps"] == 3
+    assert "stopped" not in result
+    assert result["total_parameters"] > result["trainable_parameters"] > 0
+    assert result["flops_per_image"] > 2 * 100 * result["total_parameters"]
+
+    early = _run(
+        tmp_path / "early", tmp_path, steps=20, stop_on_forgetting=0.001, learning_rate=0.01
+    )
+    stop = early["stopped"]
+    assert early["steps"] == stop["step"] < 20
+    assert stop["forgetting"] > 0.001
+    assert len(pd.read_parquet(tmp_path / "early" / "history.parquet")) == stop["step"]
+
+
+def _write_index(root: Path) -> None:
+    folder = root / "frames" / "rooms_pinhole-train"
+    folder.mkdir(parents=True)
+    index = {"domain": "rooms_pinhole", "split": "train", "size": [96, 128]}
+    (folder / "index.json").write_text(json.dumps({**index, "range_scale": 1.0, "frames": []}))
+
+
+@pytest.mark.parametrize("name", ["replay", "ewc", "mas"])
+def test_the_recipe_holds_the_source_where_training_reads_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DART_CACHE", str(tmp_path))
+    spec = TrainingSpec(**{name: 0.5})
+    with pytest.raises(UserError, match=r"dart render rooms_pinhole --split train --count"):
+        create_recipe("none", {}, PROTOCOL, spec, 0)
+    assert "rooms_pinhole/train" not in create_recipe("none", {}, PROTOCOL, TrainingSpec(), 0).data
+    _write_index(tmp_path)
+    assert "rooms_pinhole/train" in create_recipe("none", {}, PROTOCOL, spec, 0).data
+    # The untouched network is the same run whatever the others do.
+    zero = create_recipe("zero_shot", {}, PROTOCOL, spec, 0)
+    assert zero == create_recipe("zero_shot", {}, PROTOCOL, TrainingSpec(), 0)
