@@ -87,7 +87,8 @@ def test_a_real_run_interpolates_counts_and_stops(tmp_path: Path) -> None:
     for alpha, when in ((0.0, "before"), (1.0, "after")):
         for split, block in (("test", "domains"), ("val", "validation_domains")):
             for domain, entry in result[block].items():
-                chosen = line.query("alpha == @alpha and split == @split and domain == @domain")
+                here = (line["split"] == split) & (line["domain"] == domain)
+                chosen = line[here & (line["alpha"] == alpha)]
                 found = dict(zip(chosen["metric"], chosen["value"], strict=True))
                 assert found == entry[when]  # exactly
                 assert set(chosen["role"]) == {entry["role"]}
