@@ -15,6 +15,7 @@ from dart.recipe import ZERO_SHOT
 
 ANGLES = ("domain", "role", "split", "image", "ring", "metric", "before", "after")
 CURVES = ("step", "domain", "role", "metric", "value")
+INTERPOLATION = ("alpha", "domain", "role", "split", "metric", "value")
 UPDATES = ("part", "parameter", "count", "initial", "update", "relative")
 
 
@@ -74,6 +75,31 @@ def load_updates(study: Location, *, results: Location | None = None) -> pd.Data
         UserError: If the study is unknown, or no run of it kept its updates.
     """
     return _load(open_study(study, results=results), "updates", UPDATES)
+
+
+def load_interpolation(study: Location, *, results: Location | None = None) -> pd.DataFrame:
+    """Return the errors between the weights before training and those after it.
+
+    Returns:
+        ``variant, trial, seed, alpha`` (share of the way), ``domain, role, split, metric, value``
+        (mean over images), ``before`` (the same of the network before training).
+
+    Raises:
+        UserError: If the study is unknown, or no run of it measured the way.
+    """
+    opened = open_study(study, results=results)
+    table = _load(opened, "interpolation", INTERPOLATION)
+    before = {
+        (cell.variant, cell.trial, cell.seed, split, domain, metric): value
+        for cell, run in read_records(opened)
+        if run is not None
+        for split, means in (("test", run.domains), ("val", run.validation_domains))
+        for domain, of_domain in means.items()
+        for metric, value in of_domain.before.items()
+    }
+    names = ("variant", "trial", "seed", "split", "domain", "metric")
+    places = zip(*(table[name].astype(object) for name in names), strict=True)
+    return table.assign(before=[before.get(place, float("nan")) for place in places])
 
 
 def find_run_file(

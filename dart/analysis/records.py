@@ -112,7 +112,11 @@ class Study:
     def describe(self, cell: Cell) -> str:
         """Return the settings of a cell, where a variant has several trials those that differ."""
         names = self._differing[cell.variant] or tuple(cell.settings)
-        return ", ".join(f"{name}={cell.settings[name]}" for name in names if name in cell.settings)
+        known = [(name, cell.settings[name]) for name in names if name in cell.settings]
+        return ", ".join(
+            f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+            for name, value in known
+        )
 
     @cached_property
     def _differing(self) -> dict[str, tuple[str, ...]]:

@@ -1,6 +1,7 @@
 """Figures of a study's result, one function each, drawn on given or new axes."""
 
 from dart.analysis.figures.adapter_maps import adapter_maps
+from dart.analysis.figures.cost import capacity, interpolation_curve
 from dart.analysis.figures.details import (
     error_by_angle,
     forgetting_by_domain,
@@ -21,6 +22,7 @@ from dart.analysis.figures.style import colour_variants
 
 __all__ = [
     "adapter_maps",
+    "capacity",
     "colour_variants",
     "contour",
     "critical_difference",
@@ -30,6 +32,7 @@ __all__ = [
     "forgetting_by_domain",
     "hypervolume_history",
     "importance_bars",
+    "interpolation_curve",
     "learning_curves",
     "show_predictions",
     "trade_off",

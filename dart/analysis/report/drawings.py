@@ -11,13 +11,15 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dart.analysis.details import load_angles, load_curves, load_updates
+from dart.analysis.details import load_angles, load_curves, load_interpolation, load_updates
 from dart.analysis.figures import (
     adapter_maps,
+    capacity,
     critical_difference,
     error_by_angle,
     forest,
     forgetting_by_domain,
+    interpolation_curve,
     learning_curves,
     show_predictions,
     trade_off,
@@ -126,7 +128,27 @@ def draw_answer(sources: Sources) -> list[Drawing]:
         "Mean ranks over domains.",
         lambda: critical_difference(sources.images, metric=comparison.metric),
     )
-    return [*drawings, ranks] if ranks.data else drawings
+    return [drawing for drawing in (*drawings, ranks, *_draw_costs(sources)) if drawing.data]
+
+
+def _draw_costs(sources: Sources) -> Iterator[Drawing]:
+    """Yield what does not say anything of most studies, and is left out of those."""
+    comparison, study = sources.comparison, sources.study
+    for objective in ("adaptation", "forgetting"):
+        yield _draw(
+            f"capacity_{objective}",
+            f"{objective.capitalize()} over the number of trained parameters; the bar is the "
+            "interval of the variant's own change.",
+            lambda objective=objective: capacity(comparison, objective=objective),
+        )
+    yield _draw(
+        "interpolation",
+        "Between the network before adaptation (no forgetting) and after it (large disc): its "
+        "weights mixed with those before. A line is the mean over seeds, the bars its intervals.",
+        lambda: interpolation_curve(
+            load_interpolation(study.folder, results=study.results), metric=comparison.metric
+        ),
+    )
 
 
 def draw_where(sources: Sources) -> list[Drawing]:

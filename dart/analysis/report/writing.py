@@ -11,7 +11,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader
 
 from dart.analysis.claims import LEGEND
-from dart.analysis.details import load_angles, load_curves, load_updates
+from dart.analysis.details import load_angles, load_curves, load_interpolation, load_updates
 from dart.analysis.records import Cell, RunRecord, open_study
 from dart.analysis.report.drawings import (
     Drawing,
@@ -158,6 +158,7 @@ def _kept(folder: Path, results: Path, metric: str) -> dict[str, pd.DataFrame]:
         "angles": lambda: load_angles(folder, metric=metric, results=results),
         "curves": lambda: load_curves(folder, metric=metric, results=results),
         "updates": lambda: load_updates(folder, results=results),
+        "interpolation": lambda: load_interpolation(folder, results=results),
     }
     tables = {}
     for name, read in readers.items():
