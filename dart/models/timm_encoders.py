@@ -230,7 +230,7 @@ def _cut(name: str, network: nn.Module, *, channels_last: bool) -> Iterator[nn.M
         names = [name for name in ("conv_stem", "bn1", "act1") if hasattr(network, name)]
         steps = [*((name, network.get_submodule(name)) for name in names), *blocks]
         # Index 0 is the stem's own map, before the first group of blocks.
-        ends = {steps[index + len(names) - 1][0] for index in network._stage_out_idx}
+        ends = {steps[int(index) + len(names) - 1][0] for index in network._stage_out_idx}
     else:
         raise UserError(
             f"encoder '{PREFIX}{name}' does not run stage by stage: timm reads its maps through "

@@ -140,7 +140,7 @@ def test_adapted_features_flow_to_the_next_stage_and_the_decoder(
         assert same == (stage < index)
     assert torch.equal(seen[index], plain[index] + 0.5)
     if index < 3:
-        wanted = model.encoder.forward_stage(index + 1, plain[index] + 0.5)
+        wanted = model.encoder.forward_stage(index + 1, plain[index] + 0.5)  # pyright: ignore[reportCallIssue]
         torch.testing.assert_close(seen[index + 1], wanted)
 
 

@@ -15,7 +15,9 @@ from dart.models.folding import fold, is_folded
 from dart.models.stages import Encoder
 from dart.training.freeze import frozen_hash, set_trainable
 
-TINY = {"decoder_channels": 8, "camera_dim": 16, "scale_dim": 16}
+
+def tiny(encoder: str) -> NetworkConfig:
+    return NetworkConfig(encoder=encoder, decoder_channels=8, camera_dim=16, scale_dim=16)
 
 
 def run(encoder: Encoder, image: Tensor) -> list[Tensor]:
@@ -46,7 +48,7 @@ def test_a_pyramid_with_weights_of_a_file_gives_the_classifiers_maps(
 ) -> None:
     model = save_weights(name, tmp_path / "w.safetensors")
     image = torch.randn(2, 3, 64, 96)
-    expected = model.forward_intermediates(image, intermediates_only=True)
+    expected = model.forward_intermediates(image, intermediates_only=True)  # pyright: ignore[reportCallIssue]
     encoder = create_encoder(f"timm/{name}", weights=tmp_path / "w.safetensors").eval()
     for own, index in zip(run(encoder, image), ends, strict=True):
         torch.testing.assert_close(own, expected[index])
@@ -61,16 +63,16 @@ def test_a_transformer_carries_its_class_tokens_between_groups(
     name: str, groups: tuple[int, ...], tmp_path: Path
 ) -> None:
     model = save_weights(name, tmp_path / "w.safetensors")
-    model.set_input_size((80, 112))
+    model.set_input_size((80, 112))  # pyright: ignore[reportCallIssue]
     image = torch.randn(2, 3, 80, 112)
-    expected = model.forward_intermediates(image, indices=list(groups), intermediates_only=True)
+    expected = model.forward_intermediates(image, indices=list(groups), intermediates_only=True)  # pyright: ignore[reportCallIssue]
     encoder = create_encoder(f"timm/{name}", weights=tmp_path / "w.safetensors").eval()
     for own, wanted in zip(run(encoder, image), expected, strict=True):
         torch.testing.assert_close(own[:, :, :5], wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_rows_of_class_tokens_reach_neither_adapters_nor_decoder() -> None:
-    model = create_model("none", config=NetworkConfig(encoder="timm/test_vit", **TINY))
+    model = create_model("none", config=tiny("timm/test_vit"))
     seen = []
 
     class Watch(torch.nn.Module):
@@ -107,7 +109,7 @@ def test_refuses_weights_of_another_network(tmp_path: Path) -> None:
 
 
 def test_statistics_of_batch_norms_stay_even_where_the_encoder_trains() -> None:
-    model = create_model("none", config=NetworkConfig(encoder="timm/test_resnet", **TINY))
+    model = create_model("none", config=tiny("timm/test_resnet"))
     set_trainable(model, ["encoder", "decoder"])
     before = frozen_hash(model)
     model(torch.rand(2, 3, 64, 64)).distance.mean().backward()
