@@ -316,6 +316,20 @@ def _add_studies(commands: argparse._SubParsersAction) -> None:
     _add_tracking(parser)
 
 
+def _add_soup(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "soup",
+        help="average what the seeds of a trial trained, and measure it",
+        description="Write the mean of the adapters of one trial's seeds, and its errors beside "
+        "those of the seeds.",
+    )
+    parser.add_argument("study", metavar="STUDY", help="a study's name or YAML file")
+    parser.add_argument("variant", metavar="VARIANT", help="one of the study's variants")
+    parser.add_argument("--trial", type=int, metavar="N", help="needed where there are several")
+    _add_results(parser)
+    _add_device(parser)
+
+
 def _add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, help="default: $DART_RESULTS or ./results")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -333,6 +347,7 @@ def create_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
     _add_studies(commands)
+    _add_soup(commands)
     _add_reading(commands)
     _add_data(commands)
     _add_camera(commands)

@@ -45,7 +45,8 @@ SAVE_SECONDS = 2.0
 """Time between two states: saving one takes tens of milliseconds."""
 
 
-def _load(recipe: Recipe, device: torch.device) -> DepthNet:
+def load_network(recipe: Recipe, device: torch.device) -> DepthNet:
+    """Return the network of a recipe as it is before training, on its device."""
     checkpoint = resolve_checkpoint(recipe.protocol.pretrained)
     if recipe.variant == ZERO_SHOT:
         model = load_pretrained(checkpoint)
@@ -322,7 +323,7 @@ def recipe_steps(  # noqa: PLR0913  # two of them are who looks on
     """
     started, where, kept = datetime.now(UTC), torch.device(device), _State(state, recipe.key)
     untouched = recipe.variant == ZERO_SHOT
-    model = _load(recipe, where)
+    model = load_network(recipe, where)
     set_trainable(model, () if untouched else recipe.training.trainable)
     trainable, frozen = count_trainable(model), frozen_hash(model)
     model.adapters_enabled = False

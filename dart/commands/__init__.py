@@ -15,6 +15,7 @@ COMMANDS: Mapping[str, str] = {
     "sync": "study_tools:sync",
     "replay": "study_export:replay",
     "export": "study_export:export",
+    "soup": "soup:soup",
     "pretrain": "training:pretrain_source",
     "evaluate": "evaluating:evaluate",
     "data": "data_check:data",
