@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from numpy import ndarray
+from torch import nn
 from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -47,6 +48,24 @@ def predict(
         batch = collate([data[i] for i in range(start, stop)]).to(device)
         maps.extend(model(batch.image, batch.cameras).distance.float().cpu().numpy())
     return maps
+
+
+def count_flops(model: nn.Module, sample: Sample, *, device: torch.device) -> int:
+    """Return the operations of one pass of one image.
+
+    Convolutions and products of matrices, a multiplication with its addition counted as two;
+    what works entry by entry, the scan's recurrence included, is not counted.
+    """
+    batch, quick = collate([sample]).to(device), torch.backends.mha.get_fastpath_enabled()
+    model.eval()
+    # The counter follows modules through gradients, and does not know the fused attention.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with FlopCounterMode(display=False) as counter:
+            model(batch.image, batch.cameras)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(quick)
+    return int(counter.get_total_flops())
 
 
 def measure(
@@ -222,22 +241,9 @@ class Measurements:
         return pd.concat(tables, ignore_index=True)
 
     def count_flops(self, model: DepthNet) -> int:
-        """Return the operations of one pass of one image of the target.
-
-        Convolutions and products of matrices, a multiplication with its addition counted as two;
-        what works entry by entry, the scan's recurrence included, is not counted.
-        """
+        """Return the operations of one pass of one image of the target (``count_flops``)."""
         shown = next(s for split, s in self.pictured.items() if split.role == "target")
-        batch, quick = collate(shown[:1]).to(self.device), torch.backends.mha.get_fastpath_enabled()
-        model.eval()
-        # The counter follows modules through gradients, and does not know the fused attention.
-        torch.backends.mha.set_fastpath_enabled(False)
-        try:
-            with FlopCounterMode(display=False) as counter:
-                model(batch.image, batch.cameras)
-        finally:
-            torch.backends.mha.set_fastpath_enabled(quick)
-        return int(counter.get_total_flops())
+        return count_flops(model, shown[0], device=self.device)
 
     def curve_before(self) -> list[CurvePoint]:
         """Return what ``curve_point`` gave before training, from what is measured already."""

@@ -34,9 +34,10 @@ def _choose_trial(study: Written, variant: str, trial: int | None) -> int:
     trials = sorted({number for name, number in adapted if name == variant})
     if trial is None and len(trials) == 1:
         return trials[0]
-    if trial not in trials:
+    if trial is None or trial not in trials:
         told = ", ".join(map(str, trials))
-        raise UserError(f"--trial {trial}: '{variant}' has the trials {told}; name one of them")
+        given = "" if trial is None else f" {trial}"
+        raise UserError(f"--trial{given}: '{variant}' has the trials {told}; name one of them")
     return trial
 
 

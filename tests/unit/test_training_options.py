@@ -50,7 +50,8 @@ ALL_ON: dict[str, Any] = {
 
 
 def make_spec(**fields: Any) -> TrainingSpec:
-    return TrainingSpec(**{"steps": 12, "batch_size": 3, "learning_rate": 0.01, **fields})
+    common = {"steps": 12, "batch_size": 3, "learning_rate": 0.01}
+    return TrainingSpec.model_validate({**common, **fields})
 
 
 def make_trainer(spec: TrainingSpec) -> Trainer:
@@ -139,13 +140,14 @@ def test_ewc_and_mas_weigh_each_entry() -> None:
     (half, fisher), (whole, mas) = regulariser.pulls
     assert (half, whole) == (0.25, 0.25)
     with torch.no_grad():
-        model.a += 2.0
-        model.b -= 3.0
+        model.a.add_(2.0)
+        model.b.sub_(3.0)
     batch = collate(TARGET[:1])
     penalty = regulariser.penalty(batch, model(batch.image, None).distance)
     assert fisher is not None
     assert mas is not None
     wanted = 0.25 * (4 * fisher["a"] + 9 * fisher["b"]) + 0.25 * (4 * mas["a"] + 9 * mas["b"])
+    assert penalty is not None
     assert torch.allclose(penalty, wanted)
 
 
@@ -155,8 +157,9 @@ def test_lwf_is_the_mean_change_of_the_log_answer_on_target_images() -> None:
     regulariser = Regulariser(model, spec, source=SOURCE, device=CPU)
     batch = Batches(TARGET, 3, Augmentation(False, 0.0), 0, SOURCE, 1).draw(0)
     with torch.no_grad():
-        model.b += 0.5
+        model.b.add_(0.5)
     penalty = regulariser.penalty(batch, model(batch.image, None).distance)
+    assert penalty is not None
     red = batch.image[:2, 0].mean((1, 2))
     assert torch.allclose(penalty, 2.0 * (0.5 * red).abs().mean(), rtol=1e-4)
 
@@ -194,7 +197,8 @@ def test_the_average_has_its_closed_form() -> None:
     decays = [min(0.3, (1 + t) / (10 + t)) for t in range(8)]
     shares = [math.prod(decays)] + [(1 - decays[t]) * math.prod(decays[t + 1 :]) for t in range(8)]
     assert sum(shares) == pytest.approx(1)
-    wanted = sum(share * value for share, value in zip(shares, seen, strict=True))
+    terms = [share * value for share, value in zip(shares, seen, strict=True)]
+    wanted = torch.stack(terms).sum(0)
     assert trainer.average is not None
     assert torch.allclose(trainer.average.mean["decoder.weight"], wanted, atol=1e-6)
     with trainer.as_result():

@@ -1,7 +1,6 @@
 """Options of training in real runs of the shipped network, a few steps long."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,17 @@ import torch
 
 from dart.data.dataset import open_domain
 from dart.errors import UserError
+from dart.measuring import count_flops
 from dart.models import create_model
 from dart.protocol import run_recipe
 from dart.recipe import ProtocolSpec, TrainingSpec
 from dart.seeds import derive_generator
+from dart.soup import average_states, check_alike
 from dart.studies.plan import create_recipe
 from dart.training.freeze import group_parameters, set_trainable
 from dart.training.loop import Trainer
+from tests.unit.test_training_batches import make_sample
+from tests.unit.test_training_loop import TinyNet
 
 CPU = torch.device("cpu")
 PROTOCOL = ProtocolSpec(held_out=())
@@ -27,7 +30,7 @@ VARIANT = "daa_query_softmax"
 def make_trainer(**fields: Any) -> Trainer:
     generator = derive_generator(0, "init")
     model = create_model(VARIANT, pretrained="rooms_small", generator=generator)
-    spec = TrainingSpec(**{"steps": 3, "batch_size": 2, **fields})
+    spec = TrainingSpec.model_validate({"steps": 3, "batch_size": 2, **fields})
     set_trainable(model, spec.trainable)
     # Validation images stand for the source's training images, of which none are shipped.
     source = open_domain("rooms_pinhole", "val") if spec.reads_source else ()
@@ -61,7 +64,7 @@ def test_distillation_starts_from_zero() -> None:
 def test_groups_of_the_network_are_parts_of_one_another() -> None:
     model = create_model("none", pretrained="rooms_small")
     names = {g: group_parameters(model, g) for g in ("encoder", "decoder", "norms", "stem")}
-    stages = [group_parameters(model, f"stage{i}") for i in range(4)]
+    stages = [group_parameters(model, g) for g in ("stage0", "stage1", "stage2", "stage3")]
     assert names["stem"] < stages[0]
     assert names["norms"] & stages[3]
     for i in range(4):
@@ -79,11 +82,15 @@ def _run(folder: Path, results: Path, **fields: Any) -> Mapping[str, Any]:
     return run_recipe(recipe, folder, results=results)
 
 
-def test_a_real_run_interpolates_counts_and_stops(tmp_path: Path) -> None:
-    alphas = (0.0, 0.5, 1.0)
-    result = _run(tmp_path / "line", tmp_path, steps=3, interpolate=alphas, ema=0.5)
-    line = pd.read_parquet(tmp_path / "line" / "interpolation.parquet")
-    assert sorted(set(line["alpha"])) == list(alphas)
+def test_a_real_run_stops_counts_and_interpolates(tmp_path: Path) -> None:
+    options = {"interpolate": (0.0, 1.0), "ema": 0.5, "stop_on_forgetting": 0.001}
+    spec = TrainingSpec.model_validate(
+        {**options, "steps": 20, "batch_size": 2, "learning_rate": 0.01}
+    )
+    result = run_recipe(
+        create_recipe(VARIANT, {}, PROTOCOL, spec, 0), tmp_path, results=tmp_path / "results"
+    )
+    line = pd.read_parquet(tmp_path / "interpolation.parquet")
     for alpha, when in ((0.0, "before"), (1.0, "after")):
         for split, block in (("test", "domains"), ("val", "validation_domains")):
             for domain, entry in result[block].items():
@@ -92,18 +99,33 @@ def test_a_real_run_interpolates_counts_and_stops(tmp_path: Path) -> None:
                 found = dict(zip(chosen["metric"], chosen["value"], strict=True))
                 assert found == entry[when]  # exactly
                 assert set(chosen["role"]) == {entry["role"]}
-    assert result["steps"] == 3
-    assert "stopped" not in result
-    assert result["total_parameters"] > result["trainable_parameters"] > 0
-    assert result["flops_per_image"] > 2 * 100 * result["total_parameters"]
-
-    early = _run(
-        tmp_path / "early", tmp_path, steps=20, stop_on_forgetting=0.001, learning_rate=0.01
-    )
-    stop = early["stopped"]
-    assert early["steps"] == stop["step"] < 20
+    stop = result["stopped"]
+    assert result["steps"] == stop["step"] < 20
     assert stop["forgetting"] > 0.001
-    assert len(pd.read_parquet(tmp_path / "early" / "history.parquet")) == stop["step"]
+    assert len(pd.read_parquet(tmp_path / "history.parquet")) == stop["step"]
+    assert result["total_parameters"] > result["trainable_parameters"] > 0
+    assert result["flops_per_image"] > 1e9
+
+
+def test_operations_are_those_of_the_convolutions() -> None:
+    sample = make_sample(0)
+    pixels = sample.distance.numel()
+    by_hand = 2 * pixels * (3 * 4 + 4 * 4 + 4 * 1) + 2 * 1 * 1
+    assert count_flops(TinyNet(), sample, device=CPU) == by_hand
+
+
+def test_a_soup_is_the_mean_and_refuses_mixtures() -> None:
+    states = [{"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([2.0, 6.0])}]
+    assert torch.equal(average_states(states)["w"], torch.tensor([1.5, 4.0]))
+    with pytest.raises(UserError, match="trained different parameters"):
+        average_states([*states, {"w": torch.zeros(3)}])
+    one, other = (create_recipe("none", {}, PROTOCOL, TrainingSpec(), seed) for seed in (0, 1))
+    check_alike([one, other])
+    with pytest.raises(UserError, match="at least 2 seeds"):
+        check_alike([one])
+    longer = TrainingSpec(steps=500)
+    with pytest.raises(UserError, match="differ in 'training'"):
+        check_alike([one, other, create_recipe("none", {}, PROTOCOL, longer, 2)])
 
 
 def _write_index(root: Path) -> None:
@@ -118,7 +140,7 @@ def test_the_recipe_holds_the_source_where_training_reads_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DART_CACHE", str(tmp_path))
-    spec = TrainingSpec(**{name: 0.5})
+    spec = TrainingSpec.model_validate({name: 0.5})
     with pytest.raises(UserError, match=r"dart render rooms_pinhole --split train --count"):
         create_recipe("none", {}, PROTOCOL, spec, 0)
     assert "rooms_pinhole/train" not in create_recipe("none", {}, PROTOCOL, TrainingSpec(), 0).data
