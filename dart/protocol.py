@@ -33,6 +33,7 @@ from dart.provenance import describe_environment
 from dart.recipe import ZERO_SHOT, Recipe
 from dart.seeds import derive_generator
 from dart.training.batches import Joined
+from dart.training.calibration import calibrate
 from dart.training.freeze import count_trainable, frozen_hash, set_trainable
 from dart.training.interpolation import install_mixture, snapshot
 from dart.training.loop import Step, Trainer, read_state, write_state
@@ -324,6 +325,12 @@ def recipe_steps(  # noqa: PLR0913  # two of them are who looks on
     started, where, kept = datetime.now(UTC), torch.device(device), _State(state, recipe.key)
     untouched = recipe.variant == ZERO_SHOT
     model = load_network(recipe, where)
+    calibrate(
+        model,
+        lambda: open_domain(recipe.protocol.locate(recipe.protocol.target), "train"),
+        batch_size=recipe.training.batch_size,
+        device=where,
+    )
     set_trainable(model, () if untouched else recipe.training.trainable)
     trainable, frozen = count_trainable(model), frozen_hash(model)
     model.adapters_enabled = False

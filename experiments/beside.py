@@ -68,7 +68,13 @@ def residual_adapter(stage: Stage) -> nn.Module | None:
     """A dense 1x1 convolution from zero beside every larger convolution, before its norm."""
     additions = {
         name: zero_start(
-            nn.Conv2d(module.in_channels, module.out_channels, 1, stride=module.stride, bias=False)
+            nn.Conv2d(
+                module.in_channels,
+                module.out_channels,
+                1,
+                stride=(module.stride[0], module.stride[1]),
+                bias=False,
+            )
         )
         for name, module in stage.layers.named_modules()
         if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1

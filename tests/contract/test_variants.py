@@ -25,6 +25,7 @@ from dart.models import (
     variant_info,
 )
 from dart.models.depth_net import NoAdapter
+from dart.recipe import Group
 from dart.training.freeze import frozen_hash, set_trainable
 from dart.variants import check_declaration, scan_variants
 
@@ -275,7 +276,7 @@ def test_starts_as_the_pretrained_network_if_it_says_so(
 
 @pytest.mark.parametrize("groups", [("adapters",), ("adapters", "decoder", "scale_head")])
 def test_training_leaves_the_frozen_and_survives_a_checkpoint(
-    name: str, pretrained: Path, image: Tensor, groups: tuple[str, ...], tmp_path: Path
+    name: str, pretrained: Path, image: Tensor, groups: tuple[Group, ...], tmp_path: Path
 ) -> None:
     model = create_model(name, pretrained=pretrained, generator=seeded(9))
     set_trainable(model, groups)
