@@ -1,7 +1,6 @@
 """What runs took, beside verdicts and in figures."""
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -86,9 +85,10 @@ def test_costs_are_means_over_runs_and_absent_where_unknown(results: Path) -> No
     }
     assert dict(verdicts["wide"].costs) == {"trainable_parameters": 20_000, "wall_seconds": 12.5}
     table = summarize(load_runs("toy", results=results)).set_index("variant")
-    assert table.loc["daa", "total_parameters"] == COSTS["total_parameters"]
-    assert pd.isna(table.loc["wide", "total_parameters"])
-    assert math.isnan(table.loc["wide", "steps"])  # pyright: ignore[reportArgumentType]
+    known = {"total_parameters": {"daa"}, "steps": {"daa"}, "wall_seconds": {"daa", "wide"}}
+    for name, variants in known.items():
+        assert set(table[name].dropna().index) - {"zero_shot"} == variants
+    assert table["total_parameters"].dropna().tolist() == [COSTS["total_parameters"]]
 
 
 def test_every_printed_form_shows_every_cost(results: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from matplotlib.tri import Triangulation
 
 from dart.analysis.figures.style import NAMES, get_axes
@@ -62,6 +62,15 @@ def hypervolume_history(history: pd.DataFrame, *, ax: Axes | None = None) -> Axe
         ax.step(rows["trial"], rows["hypervolume"], where="post", color=colour, label=name)
         ended = rows[rows["state"] != "complete"]
         ax.plot(ended["trial"], ended["hypervolume"], "x", color=colour, markersize=5)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if not history["hypervolume"].any():
+        words = (
+            "no trial lies within the corner of reference:\neach is worse than it on an objective"
+        )
+        ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", va="bottom", color="0.35")
+        ax.set_ylim(0, 1)
+    else:
+        ax.set_ylim(bottom=0)
     ax.set_xlabel("trial (a cross: ended early or failed)")
     ax.set_ylabel("area dominated, validation split")
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, title="")
