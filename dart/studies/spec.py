@@ -168,7 +168,15 @@ def _check_shared(spec: StudySpec, file: YamlFile) -> None:
         raise UserError(f"{file.where(('search', twice[0]))}: stands in 'factors' already")
 
 
-def _check_field(spec: StudySpec, name: str, factor: Range | Values, where: str) -> None:
+def _check_field(
+    spec: StudySpec,
+    name: str,
+    factor: Range | Values,
+    where: str,
+    *,
+    beside: Mapping[str, Any] | None = None,
+) -> None:
+    """Refuse a field that may not vary, or a value of it that does not go with those beside it."""
     fields = [*TrainingSpec.model_fields, *PROTOCOL_FACTORS]
     if name not in fields or name == "interpolate":
         raise UserError(
@@ -183,7 +191,7 @@ def _check_field(spec: StudySpec, name: str, factor: Range | Values, where: str)
         return
     for value in factor.values if isinstance(factor, Values) else (factor.low, factor.high):
         try:
-            spec.vary_training({name: value})
+            spec.vary_training({**(beside or {}), name: value})
         except ValidationError as error:
             raise UserError(f"{where}: {reason(error.errors()[0])}, not {value!r}") from None
 
@@ -299,6 +307,7 @@ def resolve_setting(
         UserError: A name or a value is not allowed.
     """
     info = scan_variants()[variant]
+    training = {name: value for name, value in setting.items() if name in TrainingSpec.model_fields}
     choice: dict[FactorName, Scalar] = {}
     for name, value in setting.items():
         if name == "variant":
@@ -310,7 +319,7 @@ def resolve_setting(
             check_hyperparameters(info, {name: value}, where=where)
             choice["hyperparameters", name] = value
             continue
-        _check_field(spec, name, Values(values=(value,)), where)
+        _check_field(spec, name, Values(values=(value,)), where, beside=training)
         choice["training" if name in TrainingSpec.model_fields else "protocol", name] = value
     return choice
 
