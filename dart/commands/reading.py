@@ -16,6 +16,7 @@ from dart.measuring import measure, predict
 from dart.models import create_model, list_variants, variant_info
 from dart.models.checkpoint import load_checkpoint
 from dart.models.depth_net import DepthNet
+from dart.models.registry import put_adapters
 from dart.pictures import draw_distance
 from dart.recipe import TrainingSpec
 from dart.training.freeze import count_trainable, set_trainable
@@ -90,9 +91,10 @@ def predict_image(options: Namespace) -> int:
 def variants(options: Namespace) -> int:
     """Print name, hypothesis, hyperparameters and trainable parameters of every variant."""
     rows = []
+    model = create_model("none")
     for name in list_variants():
         info = variant_info(name)
-        model = create_model(name)
+        put_adapters(model, name)
         set_trainable(model, ["adapters"])
         adapters = count_trainable(model)
         set_trainable(model, TrainingSpec().trainable)

@@ -34,6 +34,7 @@ from dart.variants import (
 )
 
 Build = Callable[..., nn.Module | None]
+Scalar = int | float | bool | str
 _Function = TypeVar("_Function", bound=Build)
 
 _VARIANTS: dict[str, tuple[VariantInfo, Build]] = {}
@@ -118,7 +119,7 @@ def create_model(
     pretrained: str | Path | None = None,
     generator: torch.Generator | None = None,
     conditioning: Conditioning | None = None,
-    **hyperparameters: int | float | bool | str,
+    **hyperparameters: Scalar,
 ) -> DepthNet:
     """Return the network with a variant's adapters.
 
@@ -136,7 +137,8 @@ def create_model(
     Raises:
         UserError: The variant, a hyperparameter or the checkpoint is not what it should be.
     """
-    info, build = _find(variant)
+    info, _ = _find(variant)
+    # Before the network is built, which takes a second.
     values = check_hyperparameters(info, hyperparameters)
     if pretrained is not None:
         pretrained = str(pretrained)
@@ -151,19 +153,32 @@ def create_model(
         load_pretrained_state(model, resolve_checkpoint(pretrained))
         model.pretrained = (pretrained, hash_checkpoint(pretrained))
     # After the weights are loaded: some adapters are built from the layers that they change.
-    adapters = [_build_adapter(build, stage, values, seed) for stage in list_stages(model)]
-    if variant != "none" and all(adapter is None for adapter in adapters):
-        raise UserError(
-            f"variant '{variant}' gives no adapter at any stage of encoder '{config.encoder}': "
-            "there is nothing that it could change"
-        )
-    model.adapt(adapters)
-    model.variant, model.hyperparameters = variant, values
+    put_adapters(model, variant, seed=seed, **values)
     return model
 
 
+def put_adapters(
+    model: DepthNet, variant: str, *, seed: int = 0, **hyperparameters: Scalar
+) -> None:
+    """Give a network the adapters of a variant in the place of those that it has.
+
+    Raises:
+        UserError: As ``create_model``; the network keeps what it had.
+    """
+    info, build = _find(variant)
+    values = check_hyperparameters(info, hyperparameters)
+    adapters = [_build_adapter(build, stage, values, seed) for stage in list_stages(model)]
+    if variant != "none" and all(adapter is None for adapter in adapters):
+        raise UserError(
+            f"variant '{variant}' gives no adapter at any stage of encoder "
+            f"'{model.config.encoder}': there is nothing that it could change"
+        )
+    model.adapt(adapters)
+    model.variant, model.hyperparameters = variant, values
+
+
 def _build_adapter(
-    build: Build, stage: Stage, values: dict[str, int | float | bool | str], seed: int
+    build: Build, stage: Stage, values: dict[str, Scalar], seed: int
 ) -> nn.Module | None:
     with isolated_seed(seed, "adapters", stage.index):
         return build(stage, **values)
