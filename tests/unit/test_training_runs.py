@@ -76,12 +76,6 @@ def test_groups_of_the_network_are_parts_of_one_another() -> None:
     assert group_parameters(model, "everything") == {n for n, _ in model.named_parameters()}
 
 
-def _run(folder: Path, results: Path, **fields: Any) -> Mapping[str, Any]:
-    folder.mkdir()
-    recipe = create_recipe(VARIANT, {}, PROTOCOL, TrainingSpec(batch_size=2, **fields), 0)
-    return run_recipe(recipe, folder, results=results)
-
-
 def test_a_real_run_stops_counts_and_interpolates(tmp_path: Path) -> None:
     options = {"interpolate": (0.0, 1.0), "ema": 0.5, "stop_on_forgetting": 0.001}
     spec = TrainingSpec.model_validate(
