@@ -9,10 +9,8 @@ import fcntl
 import logging
 import math
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +19,13 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # A server's client prints addresses among our tables.
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
-import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag, ViewType
 from PIL import Image, UnidentifiedImageError
 
 from dart.errors import UserError
 from dart.stores import hide_password
+from dart.tracked_rows import ended, flatten_recipe, list_metrics, now, started
 
 ARTIFACTS = ("predictions.png", "per_image.parquet", "adapter.safetensors", "result.json")
 FAILURE_ARTIFACTS = ("traceback.txt",)
@@ -36,8 +34,6 @@ IMAGES = "predictions"
 BATCH = {"metrics": 1000, "params": 100}
 """MLflow's limits for one ``log_batch``."""
 PAGE = 1000
-CURVE_POINTS = 100
-"""Steps of a training curve that MLflow gets."""
 TAG_LENGTH = 5000
 
 
@@ -215,7 +211,7 @@ class StudyTracker:
         """Note that a cell is being trained."""
         run = self._child(cell)
         self.client.update_run(run, status="RUNNING")
-        self._log_params(run, recipe)
+        self._log_rows(run, recipe)
 
     def abandon(self, cell: Mapping[str, Any], *, failure: str | None = None) -> None:
         """Note that a cell was interrupted, or cut off by a failure of the machine.
@@ -250,27 +246,31 @@ class StudyTracker:
         status = "FINISHED" if result["status"] == "finished" else "FAILED"
         if known is not None and known.data.tags.get("dart.logged") == attempt:
             if known.info.status != status:
-                self.client.set_terminated(known.info.run_id, status, _ended(result))
+                self.client.set_terminated(known.info.run_id, status, ended(result))
             return
-        run = self._child(cell, started=_started(result))
-        self._log_params(run, recipe)
-        self._log_metrics(run, result, folder)
+        run = self._child(cell, started=started(result))
         for name in (*ARTIFACTS, *FAILURE_ARTIFACTS):
             if (folder / name).exists():
                 self.client.log_artifact(run, str(folder / name))
         self._log_picture(run, folder / "predictions.png")
-        self._tag_failure(run, result, known.data.tags if known is not None else {})
-        self.client.set_tag(run, "dart.logged", attempt)
-        self.client.set_terminated(run, status, _ended(result))
+        old = known.data.tags if known is not None else {}
+        tags = self._failure_tags(run, result, old) | {"dart.logged": attempt}
+        # The tag that says all is logged comes in the last batch: a kill before it means again.
+        self._log_rows(run, recipe, list(list_metrics(result, folder)), tags=tags)
+        self.client.set_terminated(run, status, ended(result))
         self.runs[cell["key"]] = self.client.get_run(run)
 
-    def _tag_failure(self, run: str, result: Mapping[str, Any], old: Mapping[str, str]) -> None:
+    def _failure_tags(
+        self, run: str, result: Mapping[str, Any], old: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Return the tags of a failure; those of an earlier attempt that hold no more go."""
         tags = {"dart.failure": result.get("failure"), "dart.reason": result.get("reason")}
-        for name, value in tags.items():
-            if result["status"] == "failed" and value:
-                self.client.set_tag(run, name, value[:TAG_LENGTH])
-            elif name in old:
+        failed = result["status"] == "failed"
+        kept = {name: value[:TAG_LENGTH] for name, value in tags.items() if failed and value}
+        for name in tags:
+            if name not in kept and name in old:
                 self.client.delete_tag(run, name)
+        return kept
 
     def _log_picture(self, run: str, path: Path) -> None:
         """Log a picture so that the page shows it in its grid of images, once."""
@@ -286,9 +286,9 @@ class StudyTracker:
             metrics: Name -> value, as ``hypervolume/daa``.
             step: Counts trials.
         """
-        now = _now()
+        moment = now()
         self.client.log_batch(
-            self.parent, [Metric(name, value, now, step) for name, value in metrics.items()]
+            self.parent, [Metric(name, value, moment, step) for name, value in metrics.items()]
         )
 
     def close(
@@ -301,9 +301,11 @@ class StudyTracker:
             summary: Metrics of the whole study, as ``adaptation/daa``.
             artifacts: Files to keep with the parent.
         """
-        now = _now()
+        moment = now()
         metrics = [
-            Metric(name, value, now, 0) for name, value in summary.items() if math.isfinite(value)
+            Metric(name, value, moment, 0)
+            for name, value in summary.items()
+            if math.isfinite(value)
         ]
         for start in range(0, len(metrics), BATCH["metrics"]):
             self.client.log_batch(self.parent, metrics[start : start + BATCH["metrics"]])
@@ -331,81 +333,29 @@ class StudyTracker:
         self.runs[cell["key"]] = run
         return run.info.run_id
 
-    def _log_params(self, run: str, recipe: Mapping[str, Any]) -> None:
-        content = {
-            name: recipe[name]
-            for name in ("variant", "seed", "hyperparameters", "training", "protocol")
-        }
-        params = [Param(name, value) for name, value in _flatten(content)]
-        for start in range(0, len(params), BATCH["params"]):
-            self.client.log_batch(run, params=params[start : start + BATCH["params"]])
+    def _log_rows(
+        self,
+        run: str,
+        recipe: Mapping[str, Any],
+        rows: Sequence[tuple[str, float, int, int]] = (),
+        *,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Log parameters, metrics and tags in as few batches as MLflow's limits allow.
 
-    def _log_metrics(self, run: str, result: Mapping[str, Any], folder: Path) -> None:
-        # Equal time stamps make a second attempt after a crash write the same rows again.
-        stamp = _ended(result)
-        metrics = [Metric(name, value, stamp, 0) for name, value in final_metrics(result)]
-        metrics += [Metric(name, value, stamp, step) for name, value, step in read_history(folder)]
-        for start in range(0, len(metrics), BATCH["metrics"]):
-            self.client.log_batch(run, metrics=metrics[start : start + BATCH["metrics"]])
-
-
-def final_metrics(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Yield the finite numbers of a run's record under slash names, as ``target/abs_rel_after``."""
-    for domain, entry in result.get("domains", {}).items():
-        group = "target" if entry["role"] == "target" else f"{entry['role']}/{domain}"
-        for when in ("before", "after"):
-            for metric, value in entry[when].items():
-                if math.isfinite(value):
-                    yield f"{group}/{metric}_{when}", value
-    blocks = {"": result, "validation/": result.get("validation", {})}
-    for prefix, block in blocks.items():
-        for name, value in block.items():
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if is_number and name != "seed" and math.isfinite(value):
-                yield f"{prefix}{name}", float(value)
-
-
-def read_history(folder: Path) -> Iterator[tuple[str, float, int]]:
-    """Yield name, value and step of what was recorded during training, at most 100 steps of each.
-
-    MLflow takes a second of the processor for four thousand numbers; all of them stay in the run's
-    folder.
-    """
-    path = folder / "history.parquet"
-    if not path.exists():
-        return
-    frame = pd.read_parquet(path)
-    if len(frame) > CURVE_POINTS:
-        last = len(frame) - 1
-        frame = frame.iloc[[round(i * last / (CURVE_POINTS - 1)) for i in range(CURVE_POINTS)]]
-    for name in frame.columns.drop("step"):
-        for step, value in zip(frame["step"], frame[name], strict=True):
-            if math.isfinite(value):
-                yield f"train/{name}", float(value), int(step)
-
-
-def _flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-            yield f"{prefix}{name}", text
-
-
-def _now() -> int:
-    return int(time.time() * 1000)
-
-
-def _ended(result: Mapping[str, Any]) -> int:
-    """Return when a run ended in milliseconds; now, if its record is too damaged to say."""
-    moment = result.get("ended")
-    return int(datetime.fromisoformat(moment).timestamp() * 1000) if moment else _now()
-
-
-def _started(result: Mapping[str, Any]) -> int | None:
-    moment = result.get("started")
-    return int(datetime.fromisoformat(moment).timestamp() * 1000) if moment else None
+        Every batch is a transaction of its own, and those are what a database takes time for.
+        """
+        params = [Param(name, value) for name, value in flatten_recipe(recipe)]
+        metrics = [Metric(*row) for row in rows]
+        count = max(-(-len(params) // BATCH["params"]), -(-len(metrics) // BATCH["metrics"]), 1)
+        for i in range(count):
+            last = i == count - 1
+            self.client.log_batch(
+                run,
+                metrics=metrics[i * BATCH["metrics"] : (i + 1) * BATCH["metrics"]],
+                params=params[i * BATCH["params"] : (i + 1) * BATCH["params"]],
+                tags=[RunTag(*pair) for pair in (tags or {}).items()] if last else (),
+            )
 
 
 def _one_line(error: Exception) -> str:

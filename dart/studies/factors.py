@@ -112,7 +112,9 @@ Factors = Annotated[
 def field_value(model: type[BaseModel], name: str, value: Scalar) -> Any:
     """Return a factor's value as a field of a model takes it: ``a+b`` is a list of two.
 
-    A cell, a table and Optuna hold numbers and words, but no lists.
+    A cell, a table and Optuna hold numbers and words, but no lists; ``none`` is the empty one.
     """
     is_list = isinstance(model.model_fields[name].default, tuple)
-    return tuple(value.split("+")) if is_list and isinstance(value, str) else value
+    if not is_list or not isinstance(value, str):
+        return value
+    return () if value == "none" else tuple(value.split("+"))

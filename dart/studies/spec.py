@@ -177,8 +177,9 @@ def _check_field(
     beside: Mapping[str, Any] | None = None,
 ) -> None:
     """Refuse a field that may not vary, or a value of it that does not go with those beside it."""
-    fields = [*TrainingSpec.model_fields, *PROTOCOL_FACTORS]
-    if name not in fields or name == "interpolate":
+    # All points between two weights are measured in one run: no factor.
+    fields = [*(n for n in TrainingSpec.model_fields if n != "interpolate"), *PROTOCOL_FACTORS]
+    if name not in fields:
         raise UserError(
             f"{where}: no field of 'training' or 'protocol' that may vary; they are: "
             f"{', '.join(fields)}{did_you_mean(name, fields)}"

@@ -159,14 +159,14 @@ def test_the_runs_of_a_lost_node_move_to_another(engine: Engine, tmp_path: Path)
         assert nodes.stdin is not None
         assert nodes.stdout is not None
         address = nodes.stdout.readline().strip()
+        assert address, "the cluster did not start"
         process = engine.start("--workers=2", f"--address={address}", seconds=3.0)
         engine.wait_for_runs(2)
         nodes.stdin.write("\n")
         nodes.stdin.flush()
         assert nodes.stdout.readline().strip() == "removed"
-        # Runs were left to do. Whether one was lost, or ended before its worker missed the node,
-        # is a matter of milliseconds: either way the study must come out whole.
-        assert process.poll() is None
+        # Whether a run was lost, or ended before its worker missed the node, is a matter of
+        # milliseconds, and on a slow machine all may be done: the study must come out whole anyhow.
         _, errors = process.communicate(timeout=500)
         assert process.returncode == 0, errors
     engine.check_whole(tmp_path)

@@ -184,6 +184,23 @@ factors: {trainable: [adapters, adapters+decoder], steps: [10, 20]}
     assert cells[3].to_dict()["training"] == {"trainable": "adapters+decoder", "steps": 20}
 
 
+def test_lists_and_mappings_of_training_are_factors(tmp_path: Path) -> None:
+    text = """\
+variants: {plain: {}}
+training: {trainable: [adapters, encoder]}
+factors: {unfreeze: [none, encoder=0.5], virtual_lenses: [none, own+pinhole]}
+"""
+    cells = Planner(load_spec(write_study(tmp_path, text))).enumerate()[1:]
+    found = [(c.recipe.training.unfreeze, c.recipe.training.virtual_lenses) for c in cells]
+    assert found == [
+        ({}, ()),
+        ({}, ("own", "pinhole")),
+        ({"encoder": 0.5}, ()),
+        ({"encoder": 0.5}, ("own", "pinhole")),
+    ]
+    assert len({c.recipe.key for c in cells}) == 4
+
+
 def test_a_protocol_that_varies_has_its_own_untouched_network(tmp_path: Path) -> None:
     text = "protocol: {pretrained: CHECKPOINT, held_out: []}\nvariants: {plain: {}}\n"
     path = write_study(tmp_path, text)
@@ -216,6 +233,7 @@ MISTAKES = {
     "design: grid\nvariants: {tuned: {rank: [1, 2]}}\nsettings: [{}]": ("tuned.rank", "settings"),
     "variants: {plain: {}}\nfactors: {steps: [1, 2]}\nsearch: {steps: [3]}": ("search.steps",),
     "variants: {plain: {}}\nfactors: {taget: [a]}": (":2: factors.taget", "mean 'target'?"),
+    "variants: {plain: {}}\nfactors: {interpolate: [0.5]}": (":2: factors", "that may vary"),
     "variants: {plain: {}}\nfactors: {target: [rooms_pinhole]}": ("named twice",),
     "variants: {plain: {}}\nfactors: {target: [romms]}": (":2: factors", "romms"),
     "variants: {plain: {}}\nfactors: {trainable: [adapters+x]}": ("factors.trainable", "'encoder'"),

@@ -14,7 +14,8 @@ from mlflow.entities import Run
 
 from dart.errors import UserError
 from dart.studies.records import run_folder
-from dart.tracking import StudyTracker, database_uri, final_metrics, read_history
+from dart.tracked_rows import final_metrics, read_history
+from dart.tracking import StudyTracker, database_uri
 from tests.helpers.study_engine import FakeRun, run_toy, write_study
 
 # MLflow 3.17 uses a loader that SQLAlchemy 2.1 will take away; its users do not see the warning.
