@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -27,9 +29,12 @@ RESULTS = os.environ.get("DART_RESULTS", "../results")
 
 # %%
 import seaborn as sns
+from IPython import display as screen
 
 from dart.analysis import compare_study, load_runs, load_study, summarize
-from dart.analysis.figures import trade_off
+from dart.analysis.details import load_interpolation
+from dart.analysis.figures import capacity, interpolation_curve, trade_off
+from dart.errors import UserError
 
 sns.set_theme(context="notebook", style="ticks")
 
@@ -43,7 +48,8 @@ images.query("split == 'test'").sample(5, random_state=0)
 
 # %%
 runs = load_runs(STUDY, results=RESULTS)
-columns = ["runs", "failed", "trainable_parameters", "target_before", "target_after"]
+columns = ["runs", "failed", "trainable_parameters", "total_parameters", "flops_per_image"]
+columns += ["steps", "wall_seconds", "target_before", "target_after"]
 columns += ["adaptation", "adaptation_std", "forgetting", "forgetting_std", "held_out_after"]
 summarize(runs).set_index("variant")[columns]
 
@@ -54,7 +60,25 @@ summarize(runs).set_index("variant")[columns]
 # two variants differ is another question, which `02_verdicts` answers pair by pair.
 
 # %%
-ax = trade_off(runs, comparison=compare_study(STUDY, results=RESULTS))
+comparison = compare_study(STUDY, results=RESULTS)
+ax = trade_off(runs, comparison=comparison)
+
+# %% [markdown]
+# What more parameters bring, where variants differ in them; and what lies between the network
+# before adaptation and after it, where the runs measured mixtures of the two.
+
+# %%
+try:
+    for objective in ("adaptation", "forgetting"):
+        capacity(comparison, objective=objective)
+except UserError as reason:
+    screen.display(screen.Markdown(f"No figure of capacity: {reason}."))
+
+# %%
+try:
+    interpolation_curve(load_interpolation(STUDY, results=RESULTS), metric=comparison.metric)
+except UserError as reason:
+    screen.display(screen.Markdown(f"No mixtures of weights: {reason}."))
 
 # %% [markdown]
 # The mean over images of every metric, domain by domain, after adaptation.

@@ -1,8 +1,9 @@
 """iBims-1: 100 laser-scanned rooms for evaluation, ``ibims1_core_raw``.
 
 Sources: public readers of the set agree on 16-bit PNG times 50 / 65535 metres, on ``fx,fy,cx,cy``
-in ``calib/NAME.txt``, and on masks above 0 being usable. That depth is z and that the calibration
-counts pixel centres from 0 is not stated (unverified). Bounds 0.005 to 25 m, as UniDepth has them.
+in ``calib/NAME.txt``, and on masks above 0 being usable. Depth is z in the authors' evaluation
+script (v0.9). It counts pixels from 1, readers from 0; 0 is assumed here, at most a pixel's
+difference. Bounds 0.005 to 25 m, as UniDepth has them.
 """
 
 from collections.abc import Iterable
