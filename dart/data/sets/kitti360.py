@@ -35,7 +35,8 @@ class Kitti360Fisheye(DepthDataset):
         depth: Where a frame's depth lies, relative to the root: ``.png`` (/ 256), ``.npy`` or
             ``.npz`` (metres). ``{drive}``, ``{camera}`` and ``{frame}`` are filled in.
         mask: Where the mask of a camera lies (``.npy``, above 0 where the vehicle hides the
-            scene, as public readers of the published masks take it); ``{camera}`` is filled in. No mask by default.
+            scene, as public readers of the published masks take it); ``{camera}`` is filled in.
+            No mask by default.
     """
 
     name: ClassVar[str] = "kitti360_fisheye"
