@@ -3,7 +3,7 @@
 None of it changes a run, so none of it enters a run's key; it is kept in ``cells.json``.
 """
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, FiniteFloat, model_validator
 
@@ -16,6 +16,9 @@ RELATIVE = 0.05
 class ComparisonSpec(Frozen):
     """Levels and margins of the verdicts (docs/verdicts.md)."""
 
+    rows: Literal["variants", "trials"] | None = None
+    """What is compared: each variant by its trial that was best on validation, or each trial by
+    itself. Trials in a grid and variants in any other design, unless given."""
     alpha: FiniteFloat = Field(default=0.05, gt=0, lt=0.5, strict=False)
     """Error rate of the claims: of the family of all variants, for each objective."""
     margin: FiniteFloat | None = Field(default=None, gt=0, strict=False)

@@ -23,18 +23,6 @@ class Conditioning:
     embedding: EmbeddingKind = "fourier"
     """How rays become channels: one of ``dart.cameras.kinds``."""
 
-    def __post_init__(self) -> None:
-        for name, choices in (
-            ("camera", get_args(CameraControl)),
-            ("embedding", get_args(EmbeddingKind)),
-        ):
-            value = getattr(self, name)
-            if value not in choices:
-                raise UserError(
-                    f"{name}={value!r}: must be one of {', '.join(choices)}"
-                    f"{did_you_mean(str(value), choices)}"
-                )
-
     def to_dict(self) -> dict[str, str]:
         """Return the fields as a checkpoint's header keeps them."""
         return asdict(self)
@@ -49,7 +37,11 @@ class Conditioning:
         allowed = [field.name for field in fields(cls)]
         if not isinstance(content, Mapping) or not content.keys() <= set(allowed):
             raise UserError(f"{where}: the conditioning must map some of {', '.join(allowed)}")
-        try:
-            return cls(**content)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
+        for name, value in content.items():
+            choices = get_args({"camera": CameraControl, "embedding": EmbeddingKind}[name])
+            if value not in choices:
+                raise UserError(
+                    f"{where}: {name}={value!r}: must be one of {', '.join(choices)}"
+                    f"{did_you_mean(str(value), choices)}"
+                )
+        return cls(**content)

@@ -39,7 +39,7 @@ def factor_effects(study: Location, *, results: Location | None = None) -> pd.Da
     Raises:
         UserError: The study is no factorial one, or nothing varies in it.
     """
-    opened = open_study(study, results=results)
+    opened = open_study(study, results=results, whole=True)
     design = opened.record.design
     if design == "ofat":
         raise UserError(
@@ -143,7 +143,7 @@ def parameter_importance(study: Location, *, results: Location | None = None) ->
     Source: Watanabe, Bansal and Hutter, IJCAI 2023, arXiv 2304.10255, eq. 16. Ranks and a histogram
     smoothed by one trial spread over all bins stand in for their kernel density.
     """
-    opened = open_study(study, results=results)
+    opened = open_study(study, results=results, whole=True)
     frame = runs_frame(opened, read_records(opened))
     names = _setting_names(frame, opened.record.cells)
     frame = frame[(frame["status"] == "finished") & (frame["variant"] != ZERO_SHOT)]

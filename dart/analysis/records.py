@@ -9,7 +9,7 @@ import json
 import os
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -153,6 +153,7 @@ def open_study(
     *,
     results: str | os.PathLike[str] | None = None,
     tracking_uri: str | None = None,
+    whole: bool = False,
 ) -> Study:
     """Find a study by its name, its YAML file or its folder in the results.
 
@@ -160,11 +161,38 @@ def open_study(
         name_or_path: Which study.
         results: Root of the results; ``DART_RESULTS`` or ``results`` unless given.
         tracking_uri: Address of an MLflow store to read the study from instead.
+        whole: Keep a variant's trials together where the study compares them one by one.
 
     Raises:
         UserError: If there is none, or its record cannot be read.
     """
-    path = Path(name_or_path)
+    found = _find_study(Path(name_or_path), results, tracking_uri)
+    compared = found.record.comparison.rows or (
+        "trials" if found.record.design == "grid" else "variants"
+    )
+    return found if whole or compared == "variants" else _split_trials(found)
+
+
+def _split_trials(study: Study) -> Study:
+    """Return the study with each trial in the place of a variant, named by what tells it apart."""
+    cells = study.record.cells
+    trials = Counter(variant for variant, _ in {(cell.variant, cell.trial) for cell in cells})
+
+    def name(cell: Cell) -> str:
+        settings = study.describe(cell) if trials[cell.variant] > 1 else ""
+        return f"{cell.variant} {settings}".strip()
+
+    first = next((cell for cell in cells if cell.variant == study.record.baseline), None)
+    named = {
+        "cells": [cell.model_copy(update={"variant": name(cell)}) for cell in cells],
+        "baseline": study.record.baseline if first is None else name(first),
+    }
+    return replace(study, record=study.record.model_copy(update=named))
+
+
+def _find_study(
+    path: Path, results: str | os.PathLike[str] | None, tracking_uri: str | None
+) -> Study:
     if tracking_uri is not None:
         # Imported by name, and only here: results are read without MLflow, which takes seconds.
         fetch = import_module("dart.fetching").fetch_study
