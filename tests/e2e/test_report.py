@@ -42,9 +42,9 @@ def report(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _cells(page: str) -> list[str]:
-    table = re.search(r'<table class="verdicts">.*?</table>', page, re.DOTALL)
-    assert table is not None
-    return [html.unescape(text) for text in re.findall(r">([^<>\n]+)<", table[0])]
+    tables = re.findall(r'<table class="(?:verdicts|costs)">.*?</table>', page, re.DOTALL)
+    assert len(tables) == 2
+    return [html.unescape(text) for text in re.findall(r">([^<>\n]+)<", "".join(tables))]
 
 
 def test_the_numbers_are_those_of_compare(results: Path, report: Path) -> None:
