@@ -5,7 +5,7 @@ a generator and nothing is left in train mode.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -143,30 +143,29 @@ def watch_adapters(model: nn.Module) -> Iterator[dict[str, Float[ndarray, "h w"]
             weigh = getattr(mix, "weigh", None)
             if isinstance(weigh, nn.Module):
                 hooks.append(weigh.register_forward_hook(_keep(seen, "gate", _trust)))
-
-        def record(
-            _module: nn.Module,
-            inputs: tuple[Any, ...],
-            residual: Tensor,
-            stage: str = stage,
-            seen: dict[str, Tensor] = seen,
-        ) -> None:
-            features = inputs[0]
-            if not isinstance(features, Tensor):  # a tuner: nothing is added to the stage's map
-                return
-            norms = [torch.linalg.vector_norm(x[0].float(), dim=0) for x in (residual, features)]
-            size = norms[1].shape
-            maps[f"{stage}/residual"] = (norms[0] / norms[1].clamp_min(1e-12)).cpu().numpy()
-            for name, values in seen.items():
-                if values.numel() == size.numel():
-                    maps[f"{stage}/{name}"] = values.reshape(size).float().cpu().numpy()
-
-        hooks.append(adapter.register_forward_hook(record))
+        hooks.append(adapter.register_forward_hook(_record(maps, stage, seen)))
     try:
         yield maps
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _record(
+    maps: dict[str, Float[ndarray, "h w"]], stage: str, seen: dict[str, Tensor]
+) -> Callable[..., None]:
+    def hook(_adapter: nn.Module, inputs: tuple[Any, ...], residual: Tensor) -> None:
+        features = inputs[0]
+        if not isinstance(features, Tensor):  # a tuner: nothing is added to the stage's map
+            return
+        norms = [torch.linalg.vector_norm(x[0].float(), dim=0) for x in (residual, features)]
+        size = norms[1].shape
+        maps[f"{stage}/residual"] = (norms[0] / norms[1].clamp_min(1e-12)).cpu().numpy()
+        for name, values in seen.items():
+            if values.numel() == size.numel():
+                maps[f"{stage}/{name}"] = values.reshape(size).float().cpu().numpy()
+
+    return hook
 
 
 def _keep(seen: dict[str, Tensor], name: str, reduce: Any) -> Any:

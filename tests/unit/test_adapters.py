@@ -88,7 +88,8 @@ def test_each_head_is_an_adapter_on_its_channels(inputs: tuple[Tensor, Tensor]) 
         with torch.no_grad():
             part.queries.get_parameter("a").copy_(queries.a)
             part.queries.get_parameter("b").copy_(queries.b[:, own])
-            part.camera_keys.weight.copy_(whole.camera_keys.weight[own])
+            keys = whole.get_parameter("camera_keys.weight")
+            part.get_parameter("camera_keys.weight").copy_(keys[own])
         parts.append(part(features[:, own], camera))
     torch.testing.assert_close(whole(features, camera), torch.cat(parts, 1))
 
