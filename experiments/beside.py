@@ -67,19 +67,32 @@ def conv_adapter(stage: Stage, *, num_shared: int = 4, num_taps: int = 3) -> nn.
 def residual_adapter(stage: Stage) -> nn.Module | None:
     """A dense 1x1 convolution from zero beside every larger convolution, before its norm."""
     additions = {
-        name: zero_start(
-            nn.Conv2d(
-                module.in_channels,
-                module.out_channels,
-                1,
-                stride=(module.stride[0], module.stride[1]),
-                bias=False,
-            )
+        name: Subsampled(
+            zero_start(nn.Conv2d(module.in_channels, module.out_channels, 1, bias=False)),
+            (module.stride[0], module.stride[1]),
         )
         for name, module in stage.layers.named_modules()
         if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1
     }
     return Beside(additions) if additions else None
+
+
+class Subsampled(nn.Module):
+    """A layer on every so many cells: a 1x1 convolution with a stride, without torch's own.
+
+    The gradient of a strided 1x1 convolution on a CPU has ended the process on small maps
+    (torch 2.14.1, found with ``lcnet_050``).
+    """
+
+    def __init__(self, layer: nn.Module, stride: tuple[int, int]) -> None:
+        super().__init__()
+        self.layer = layer
+        self.stride = stride
+
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
+        """Return the layer's answer on the chosen cells."""
+        rows, columns = self.stride
+        return self.layer(features[:, :, ::rows, ::columns])
 
 
 def bottleneck(inputs: int, outputs: int, *, hidden: int, between: nn.Module) -> nn.Sequential:

@@ -13,6 +13,7 @@ cells.
 
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -83,10 +84,12 @@ class TunedThen(Tuner):
         layers: nn.Module,
         features: Float[Tensor, "b c h w"],
         camera: Float[Tensor, "#b e h2 w2"],
-    ) -> Float[Tensor, "b d h2 w2"]:
+    ) -> Float[Tensor, "b d rows w2"]:
         """Return the adapted map of the tuned stage."""
         tuned = self.tuner(layers, features, camera)
-        return tuned + self.adapter(tuned, camera)
+        # Rows below the image's cells hold a transformer's other tokens.
+        cells, others = tuned.tensor_split([camera.shape[2]], dim=2)
+        return torch.cat([cells + self.adapter(cells, camera), others], dim=2)
 
 
 @register_variant(

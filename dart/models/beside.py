@@ -49,7 +49,7 @@ class Beside(Tuner):
         layers: nn.Module,
         features: Float[Tensor, "b c h w"],
         camera: Float[Tensor, "#b e h2 w2"],  # noqa: ARG002
-    ) -> Float[Tensor, "b d h2 w2"]:
+    ) -> Float[Tensor, "b d rows w2"]:
         """Return the map of the stage, all additions included."""
         hooks = {
             name: _add(addition) for name, addition in zip(self.names, self.additions, strict=True)
@@ -90,20 +90,22 @@ def list_blocks(stage: Stage) -> list[str]:
     """Return the names of a stage's residual blocks: the children of a module called ``blocks``.
 
     Raises:
-        UserError: There is no such module.
+        UserError: There is no such module, or its blocks see tokens in a row and not a map.
     """
-    found = [
-        f"{name}.{child}"
+    found = {
+        f"{name}.{child}": block
         for name, module in stage.layers.named_modules()
         if name.rpartition(".")[2] == "blocks"
-        for child, _ in module.named_children()
-    ]
+        for child, block in module.named_children()
+    }
+    if not all(any(isinstance(m, nn.Conv2d) for m in b.modules()) for b in found.values()):
+        found = {}
     if not found:
         raise UserError(
             f"stage {stage.index} of this encoder has no blocks for an adapter to stand beside: "
-            "no module of it is called 'blocks'"
+            "no module of it is called 'blocks' and made of convolutions"
         )
-    return found
+    return list(found)
 
 
 def list_mlps(stage: Stage) -> dict[str, nn.Module]:
