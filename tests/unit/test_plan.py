@@ -105,6 +105,9 @@ def test_what_changes_no_number_changes_no_key(old: str, new: str, tmp_path: Pat
     assert _keys(_study(tmp_path, text)) == _keys(_study(tmp_path, text.replace(old, new)))
 
 
+EMPTY_AT_FIRST = {"interpolate": (0.5,), "virtual_lenses": ("own",)}
+
+
 def _other(value: Any) -> Any:
     """Return another value of the same kind."""
     match value:
@@ -115,7 +118,7 @@ def _other(value: Any) -> Any:
         case str():
             return f"{value}x"
         case tuple():
-            return value[:-1] if len(value) > 1 else ()
+            return value[:-1]
         case dict():
             return {name: _other(old) for name, old in value.items()} or {"decoder": 2.0}
     raise AssertionError(value)
@@ -126,7 +129,8 @@ def _recipe_changes() -> Iterator[tuple[str, dict[str, Any]]]:
     recipe = _recipe()
     for name in TrainingSpec.model_fields:
         value = getattr(recipe.training, name)
-        changed = recipe.training.model_copy(update={name: _other(value)})
+        other = EMPTY_AT_FIRST[name] if value == () else _other(value)
+        changed = recipe.training.model_copy(update={name: other})
         yield f"training.{name}", {"training": changed}
     for name in set(ProtocolSpec.model_fields) - {"metric", "pretrained", "files"}:
         value = getattr(recipe.protocol, name)

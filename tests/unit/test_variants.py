@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -124,7 +123,7 @@ def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
         scan_variants()
 
 
-def test_our_own_variants_are_found_fast_and_without_torch() -> None:
+def test_our_own_variants_are_found_without_torch() -> None:
     program = (
         "import sys; from dart.variants import scan_variants; print(sorted(scan_variants()));"
         "assert not {'torch', 'mlflow', 'timm', 'experiments'} & set(sys.modules)"
@@ -132,14 +131,6 @@ def test_our_own_variants_are_found_fast_and_without_torch() -> None:
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     assert "'daa'" in answer.stdout
-    fastest = min(_seconds() for _ in range(3))
-    assert fastest < 0.1
-
-
-def _seconds() -> float:
-    start = time.perf_counter()
-    scan_variants()
-    return time.perf_counter() - start
 
 
 def test_defaults_are_filled_in_order(info: VariantInfo) -> None:
