@@ -7,6 +7,7 @@ Axis letters: ``b`` batch (``#b``: one or b), ``c`` channels, ``e`` camera chann
 cells, ``n`` tokens (cells in a row), ``q`` queries, ``k`` heads, ``d`` channels of a head.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -44,12 +45,12 @@ class Tuner(nn.Module):
     """
 
 
-class Reweighted(Tuner):
+class Reweighted(Tuner, ABC):
     """A tuner whose stage runs with other weights; merging puts them into the layers for good."""
 
+    @abstractmethod
     def weights(self, layers: nn.Module) -> dict[str, Tensor]:
         """Return the parameters and buffers of ``layers`` that are replaced, by name."""
-        raise NotImplementedError
 
     def forward(
         self,

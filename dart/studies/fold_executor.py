@@ -120,17 +120,16 @@ class FoldExecutor:
         begun = time.monotonic()
         try:
             steps = take_steps([member.trainer for member in members])
-        except RuntimeError as error:
-            if len(members) == 1:
-                self._end(members, members[0], error)
-                return
-            if "out of memory" not in str(error):
-                raise
+        except Exception as error:
+            # Of one run it would be an answer; of several nobody knows whose it is.
             half = len(members) // 2
-            self.note(f"out of memory with {len(members)} runs folded; going on with {half}")
+            self.note(f"{len(members)} runs folded: {error}; going on with {half} at a time")
             self.groups.append(members[half:])
             del members[half:]
             return
+        except BaseException:
+            self.groups = []  # in the midst of a step no state is worth keeping
+            raise
         share = (time.monotonic() - begun) / len(members)
         for member, step in zip(list(members), steps, strict=True):
             self.seconds[member.task.key] += share

@@ -48,7 +48,8 @@ class Prefix:
         return [torch.cat(maps) for maps in zip(*rows, strict=True)]
 
     def _of_one(self, image: Float[Tensor, "1 3 h w"]) -> list[Tensor]:
-        key = hashlib.blake2b(image.cpu().contiguous().numpy().tobytes(), digest_size=16).digest()
+        told = repr(image.shape).encode() + image.cpu().contiguous().numpy().tobytes()
+        key = hashlib.blake2b(told, digest_size=16).digest()
         if key in self.kept:
             return self.kept[key]
         maps = self.model.encode_prefix(image)

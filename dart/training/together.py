@@ -12,7 +12,7 @@ from torch import nn
 
 from dart.models import DepthNet
 from dart.models.together import can_share, forward_together
-from dart.training.loop import Diverged, Step, Trainer
+from dart.training.loop import Step, Trainer
 
 
 def share_encoder(trainers: Sequence[Trainer]) -> list[list[Trainer]]:
@@ -41,8 +41,11 @@ def is_network(model: nn.Module) -> TypeGuard[DepthNet]:
     return isinstance(model, DepthNet)
 
 
-def take_steps(trainers: Sequence[Trainer]) -> list[Step | Diverged]:
-    """Do the next step of each training of one group; one that diverges harms no other."""
+def take_steps(trainers: Sequence[Trainer]) -> list[Step | Exception]:
+    """Do the next step of each training of one group; one that diverges harms no other.
+
+    Where this raises, no training has taken its step.
+    """
     if len(trainers) == 1:
         return [_attempt(trainers[0])]
     first = trainers[0]
@@ -67,15 +70,15 @@ def take_steps(trainers: Sequence[Trainer]) -> list[Step | Diverged]:
     return [_finish(trainer, loss.detach()) for trainer, loss in zip(trainers, losses, strict=True)]
 
 
-def _attempt(trainer: Trainer) -> Step | Diverged:
+def _attempt(trainer: Trainer) -> Step | Exception:
     try:
         return trainer.take_step()
-    except Diverged as error:
+    except Exception as error:
         return error
 
 
-def _finish(trainer: Trainer, loss: torch.Tensor) -> Step | Diverged:
+def _finish(trainer: Trainer, loss: torch.Tensor) -> Step | Exception:
     try:
         return trainer.finish(loss)
-    except Diverged as error:
+    except Exception as error:
         return error
