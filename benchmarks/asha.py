@@ -196,15 +196,17 @@ class Watch:
             raise Pruned(step)
 
 
-def watch_run(setting: Setting, seed: int, steps: tuple[int, ...], device: str) -> dict[int, Point]:
+def watch_run(
+    setting: Setting, seed: int, steps: tuple[int, ...], args: argparse.Namespace
+) -> dict[int, Point]:
     """Train one setting and return step -> errors."""
     watch = Watch(steps)
-    training = TrainingSpec(steps=steps[-1], learning_rate=setting.rate)
+    training = TrainingSpec(steps=steps[-1], learning_rate=setting.rate, batch_size=args.batch_size)
     recipe = create_recipe(
         "daa_zero_init", {"rank": setting.capacity}, ProtocolSpec(), training, seed
     )
     with tempfile.TemporaryDirectory() as folder, suppress(Pruned):
-        run_recipe(recipe, Path(folder), results=RESULTS, device=device, rungs=watch)
+        run_recipe(recipe, Path(folder), results=RESULTS, device=args.device, rungs=watch)
     return watch.seen
 
 
@@ -219,7 +221,7 @@ def train(args: argparse.Namespace) -> list[dict[str, object]]:
     for seed in range(args.seeds):
         runs = []
         for setting in itertools.islice(propose(seed), args.trials):
-            runs.append(watch_run(setting, seed, (*rungs, args.steps), args.device))
+            runs.append(watch_run(setting, seed, (*rungs, args.steps), args))
             sys.stderr.write(f"seed {seed}: {len(runs)} of {args.trials}\n")
         corner = tuple(1.1 * max(seen[rungs[0]][axis] for seen in runs) for axis in (0, 1))
         for name, rule in RULES.items():
@@ -244,6 +246,7 @@ def main() -> None:
     parser.add_argument("--real", action="store_true", help="train on the built-in domains")
     parser.add_argument("--trials", type=int, default=30, help="trained for each seed")
     parser.add_argument("--steps", type=int, default=180, help="of a whole run")
+    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
