@@ -234,6 +234,8 @@ def train(args: argparse.Namespace) -> list[dict[str, object]]:
                 eta=args.eta,
             )
             areas[name].append(hypervolume(whole, corner))
+        areas_here = {name: found[-1] for name, found in areas.items()}
+        sys.stderr.write(f"seed {seed}: {json.dumps(areas_here)}\n")
     return [{"surface": "built-in", "rule": name, **_spread(areas[name])} for name in RULES]
 
 
