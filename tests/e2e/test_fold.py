@@ -1,0 +1,257 @@
+"""Runs folded into one step end as they end alone, whatever goes wrong with the others."""
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import run_study
+from dart.data.dataset import open_domain
+from dart.errors import Stopped
+from dart.studies.fold_executor import FoldExecutor
+from dart.studies.plan import make_plan
+from dart.studies.spec import load_spec
+from dart.studies.stopping import StopRequest
+from dart.studies.worker import Task
+from dart.training import together
+
+ROOT = Path(__file__).parents[2]
+STUDY = """\
+variants: {none: {}, film: {}, lora: {}}
+baseline: none
+protocol: {pretrained: rooms_small, source: [known.yaml], target: own.yaml, held_out: []}
+training: {steps: STEPS, batch_size: 1, learning_rate: 1.0e-3}
+budget: {seeds: [0]}
+"""
+DOMAIN = """\
+format: manifest
+path: list.csv
+size: [32, 64]
+options: {defaults: {convention: range, depth_scale: 2000}}
+splits: {train: 0.5, val: 0.25, test: 0.25}
+"""
+NUM_FRAMES = 8
+LONG = 60
+"""Steps of the study that is killed in the middle."""
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight small fisheye frames, source and target in one, and a study in two lengths."""
+    root = tmp_path_factory.mktemp("own")
+    rows = []
+    for number, sample in enumerate(open_domain("rooms_fisheye", "test")[:NUM_FRAMES]):
+        pixels = (sample.image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+        Image.fromarray(pixels).save(root / f"{number}.png")
+        units = (sample.distance.numpy().astype(np.float64) * 2000).round().astype(np.uint16)
+        Image.fromarray(units).save(root / f"{number}_range.png")
+        (root / "lens.json").write_text(json.dumps(sample.camera.to_dict()))
+        files = {"image": f"{number}.png", "depth": f"{number}_range.png", "camera": "lens.json"}
+        rows.append(files | {"scene": f"room {number}"})
+    with (root / "list.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    for name in ("own", "known"):
+        (root / f"{name}.yaml").write_text(DOMAIN)
+    (root / "short.yaml").write_text(STUDY.replace("STEPS", "4"))
+    (root / "long.yaml").write_text(STUDY.replace("STEPS", str(LONG)))
+    return root
+
+
+@pytest.fixture(autouse=True)
+def own_cache(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DART_CACHE", str(own / "cache"))
+
+
+def start(study: Path, results: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "run_study.py"), str(study), "--results", str(results)]
+    return subprocess.Popen(
+        [*command, *options],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(study: Path, results: Path, *options: str) -> None:
+    """Run a study to its end in this process."""
+    earlier = signal.getsignal(signal.SIGTERM)
+    try:
+        assert run_study.main([str(study), "--results", str(results), *options]) == 0
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+def records(results: Path) -> dict[str, dict[str, Any]]:
+    found = results.glob("runs/*/result.json")
+    return {path.parent.name: json.loads(path.read_text()) for path in found}
+
+
+def losses(results: Path) -> dict[str, list[float]]:
+    found = results.glob("runs/*/history.parquet")
+    return {path.parent.name: pd.read_parquet(path)["loss"].tolist() for path in found}
+
+
+def assert_alike(one: Path, other: Path) -> None:
+    """Every run has the history and the errors of its counterpart, but for rounding."""
+    mine, theirs = records(one), records(other)
+    assert mine.keys() == theirs.keys()
+    for name, record in mine.items():
+        assert record["status"] == theirs[name]["status"] == "finished"
+        assert record["frozen_hash_after"] == theirs[name]["frozen_hash_after"]
+        folders = [results / "runs" / name for results in (one, other)]
+        for file in ("per_image.parquet", "history.parquet"):
+            if record["variant"] == "zero_shot" and file == "history.parquet":
+                continue  # it takes no step
+            one_table, other_table = (pd.read_parquet(folder / file) for folder in folders)
+            pd.testing.assert_frame_equal(
+                one_table, other_table, check_exact=False, rtol=2e-3, atol=1e-4
+            )
+
+
+@pytest.fixture(scope="module")
+def alone(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The short study with its runs one after the other."""
+    results = tmp_path_factory.mktemp("alone")
+    finish(own / "short.yaml", results)
+    return results
+
+
+def test_a_folded_study_is_the_study(
+    own: Path, alone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(own / "short.yaml", tmp_path, "--fold", "4")
+    assert "not folded, each takes its steps alone: lora" in capsys.readouterr().err
+    assert_alike(alone, tmp_path)
+    folds = {r["variant"]: r.get("fold", 1) for r in records(tmp_path).values()}
+    assert folds == {"zero_shot": 1, "none": 3, "film": 3, "lora": 3}
+
+
+def test_a_folded_study_that_is_killed_goes_on_where_it_was(own: Path, tmp_path: Path) -> None:
+    process = start(own / "long.yaml", tmp_path, "--fold", "4")
+    try:
+        deadline = time.monotonic() + 500
+        while len(states := list(tmp_path.glob("studies/long/states/[!.]*.pt"))) < 3:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.communicate()
+    kept = {s: torch.load(s, weights_only=True)["trainer"]["history"] for s in states}
+    assert all(0 < len(history) < LONG for history in kept.values())
+    finish(own / "long.yaml", tmp_path, "--fold", "4")
+    for state, history in kept.items():
+        folder = tmp_path / "runs" / state.stem
+        ended = pd.read_parquet(folder / "history.parquet")["loss"].tolist()
+        assert len(ended) == LONG
+        # What was done before the kill was kept, not done again.
+        assert ended[: len(history)] == [step["loss"] for step in history]
+        assert not state.exists()
+
+
+class Fold:
+    """Runs of the short study, each of two seeds, in a ``FoldExecutor`` of this process."""
+
+    def __init__(self, own: Path, results: Path) -> None:
+        (results / "runs").mkdir()
+        (results / "studies" / "short" / "states").mkdir(parents=True)
+        self.results, self.notes, self.done = results, [], []
+        plan = make_plan(load_spec(own / "short.yaml"), results)
+        recipes = [c.recipe for c in plan.cells if c.recipe.variant in ("none", "film")]
+        others = [recipe.model_copy(update={"seed": 1}) for recipe in recipes]
+        self.recipes = recipes + others
+
+    def state(self, key: str) -> Path:
+        return self.results / "studies" / "short" / "states" / f"{key}.pt"
+
+    def run(self, *, limits: Callable[[int], float | None] = lambda _: None) -> None:
+        with StopRequest() as stop:
+            executor = FoldExecutor(
+                len(self.recipes), stop=stop, on_step=self._on_step, note=self.notes.append
+            )
+            for place, recipe in enumerate(self.recipes):
+                state = self.state(recipe.key)
+                executor.submit(Task(recipe, self.results, state, time_limit=limits(place)))
+            endings = executor.wait_any()
+        assert [ending.task.recipe for ending in endings] == self.recipes
+
+    def _on_step(self, done: int, steps: int, loss: float) -> None:
+        assert done <= steps
+        assert math.isfinite(loss)
+        self.done.append(done)
+
+
+def test_what_does_not_fit_together_is_halved_and_loses_no_step(
+    own: Path, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+    forward = together.forward_together
+
+    def small(nets: Any, *rest: Any, **options: Any) -> Any:
+        tried.append(len(nets))
+        if len(nets) > 2:  # as an accelerator says it
+            raise torch.OutOfMemoryError("out of memory: planted")
+        return forward(nets, *rest, **options)
+
+    monkeypatch.setattr(together, "forward_together", small)
+    fold = Fold(own, tmp_path)
+    fold.run()
+    assert tried[0] == 4
+    assert set(tried[1:]) == {2}
+    assert fold.notes == [
+        "4 runs folded: out of memory: planted; going on with 2 at a time",
+    ]
+    got, expected = losses(tmp_path), losses(alone)
+    assert len(got) == 4
+    assert len(got.keys() & expected.keys()) == 2
+    for key in got.keys() & expected.keys():
+        assert got[key] == pytest.approx(expected[key], rel=1e-4)
+
+
+def test_one_run_over_its_time_ends_and_the_others_do_not(own: Path, tmp_path: Path) -> None:
+    fold = Fold(own, tmp_path)
+    fold.run(limits=lambda place: 1e-3 if place == 1 else None)
+    late = fold.recipes[1].key
+    ended = {record["key"]: record for record in records(tmp_path).values()}
+    assert ended[late]["status"] == "failed"
+    assert ended[late]["failure"] == "time_limit"
+    assert "0.001 s" in ended[late]["reason"]
+    others = [record for key, record in ended.items() if key != late]
+    assert [record["status"] for record in others] == ["finished"] * 3
+
+
+def test_a_stop_keeps_the_state_of_every_run(own: Path, tmp_path: Path) -> None:
+    fold = Fold(own, tmp_path)
+    on_step = fold._on_step
+
+    def stop_soon(done: int, steps: int, loss: float) -> None:
+        on_step(done, steps, loss)
+        if len(fold.done) == 5:  # the second step of the first run
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    fold._on_step = stop_soon  # type: ignore[method-assign]
+    with pytest.raises(Stopped):
+        fold.run()
+    assert records(tmp_path) == {}
+    lengths = []
+    for recipe in fold.recipes:
+        kept = torch.load(fold.state(recipe.key), weights_only=True)
+        lengths.append(len(kept["trainer"]["history"]))
+    assert set(lengths) == {2}
