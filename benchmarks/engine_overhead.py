@@ -3,8 +3,9 @@
     .venv/bin/python benchmarks/engine_overhead.py
 
 The stand-in for training returns at once and writes 20 metrics of 200 steps, so that what is left
-is planning, asking, committing and MLflow. Times are processor seconds of this process: on a
-shared machine the clock on the wall shows who else is at work.
+is planning, asking, committing and MLflow. A run costs what a study with more of them takes more,
+trials whose outcome was known before included. Processor seconds and those of the clock on the wall
+must both meet a goal: run it where nothing else is at work.
 """
 
 import argparse
@@ -69,16 +70,24 @@ def _seconds(action: Callable[[], Any]) -> tuple[float, float]:
 
 def measure_runs(folder: Path, *, few: int, many: int, track: bool) -> dict[str, float]:
     """Return what one more run of a search costs: the difference of two studies, per run."""
-    if track:  # MLflow's import and its tables are paid once, not per run
-        run_toy(write_study(folder, SEARCH.format(trials=1), name="warm"), folder, track=True)
-    times = []
+    # The imports of MLflow and of a Gaussian process are paid once, not per run.
+    run_toy(write_study(folder, SEARCH.format(trials=6), name="warm"), folder, track=track)
+    times, runs = [], []
     for name, trials in (("few", few), ("many", many)):
         path = write_study(folder, SEARCH.format(trials=trials), name=name)
-        times.append(_seconds(lambda path=path: run_toy(path, folder, LoggingRun(), track=track)))
-    processor, wall = (
-        (after - before) / (many - few) for before, after in zip(*times, strict=True)
-    )
-    return {"processor_seconds": processor, "wall_seconds": wall, "share": processor / RUN_SECONDS}
+        run = LoggingRun()
+        times.append(_seconds(lambda path=path, run=run: run_toy(path, folder, run, track=track)))
+        runs.append(len(run.calls))
+    more = runs[1] - runs[0]
+    processor, wall = ((after - before) / more for before, after in zip(*times, strict=True))
+    return {
+        "runs": more,
+        "trials": many - few,
+        "processor_seconds": processor,
+        "wall_seconds": wall,
+        "processor_share": processor / RUN_SECONDS,
+        "wall_share": wall / RUN_SECONDS,
+    }
 
 
 def _grid(cells: int) -> str:
@@ -151,10 +160,12 @@ def main() -> int:
         }
     finally:
         shutil.rmtree(folder)
+    run, plan, loading = report["run"], report["plan"], report["loading"]
     goals = {
-        "overhead is at most 1 % of a run of 60 s": report["run"]["share"] <= 0.01,
-        "a plan of 1,000 cells takes at most 1 s": report["plan"]["processor_seconds"] <= 1,
-        "10,000 finished cells load in at most 5 s": report["loading"]["processor_seconds"] <= 5,
+        "processor share of a run of 60 s <= 0.01": run["processor_share"] <= 0.01,
+        "wall share of a run of 60 s <= 0.01": run["wall_share"] <= 0.01,
+        "plan of 1,000 cells: wall_seconds <= 1": plan["wall_seconds"] <= 1,
+        "reading 10,000 finished cells: wall_seconds <= 5": loading["wall_seconds"] <= 5,
     }
     print(json.dumps({**report, "goals": goals}, indent=1))
     return 0 if all(goals.values()) else 1

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,17 @@ def _find_run(client: MlflowClient, study: str, key: str) -> Run | None:
     return runs[0] if runs else None
 
 
+@dataclass
+class _Known:
+    """What this process knows of a run in MLflow, so that it need not ask."""
+
+    identity: str
+    status: str = "RUNNING"
+    tags: Mapping[str, str] = field(default_factory=dict)
+    has_parameters: bool = False
+    """This process logged them, and nothing but them."""
+
+
 class StudyTracker:
     """The record of one study in MLflow.
 
@@ -142,9 +154,9 @@ class StudyTracker:
         except Exception as error:
             raise UserError(describe_refusal(results, uri, error)) from None
 
-    def _read_runs(self) -> dict[str, Run]:
+    def _read_runs(self) -> dict[str, _Known]:
         return {
-            run.data.tags["dart.key"]: run
+            run.data.tags["dart.key"]: _Known(run.info.run_id, run.info.status, run.data.tags)
             for run in self._all_runs()
             if run.data.tags.get("dart.kind") == "run" and "dart.key" in run.data.tags
         }
@@ -204,14 +216,22 @@ class StudyTracker:
     def _close_abandoned(self) -> None:
         """Say of runs that were cut off that they were: the study's lock is ours."""
         for run in self.runs.values():
-            if run.info.status == "RUNNING":
-                self.client.set_terminated(run.info.run_id, "KILLED")
+            if run.status == "RUNNING":
+                self._end(run, "KILLED")
+
+    def _end(self, run: _Known, status: str, moment: int | None = None) -> None:
+        self.client.set_terminated(run.identity, status, moment)
+        run.status = status
 
     def start(self, cell: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
         """Note that a cell is being trained."""
         run = self._child(cell)
-        self.client.update_run(run, status="RUNNING")
-        self._log_rows(run, recipe)
+        if run.status != "RUNNING":
+            self.client.update_run(run.identity, status="RUNNING")
+            run.status = "RUNNING"
+        if not run.has_parameters:
+            self._log_rows(run, dict(flatten_recipe(recipe)))
+            run.has_parameters = not run.tags
 
     def abandon(self, cell: Mapping[str, Any], *, failure: str | None = None) -> None:
         """Note that a cell was interrupted, or cut off by a failure of the machine.
@@ -220,10 +240,11 @@ class StudyTracker:
         """
         if cell["key"] not in self.runs:
             return
-        run = self.runs[cell["key"]].info.run_id
+        run = self.runs[cell["key"]]
         if failure is not None:
-            self.client.set_tag(run, "dart.failure", failure)
-        self.client.set_terminated(run, "KILLED" if failure is None else "FAILED")
+            self.client.set_tag(run.identity, "dart.failure", failure)
+            run.tags = {**run.tags, "dart.failure": failure}
+        self._end(run, "KILLED" if failure is None else "FAILED")
 
     def sync(
         self,
@@ -241,43 +262,43 @@ class StudyTracker:
             result: The run's record, in the study's metric.
             folder: The run's folder.
         """
-        known = self.runs.get(cell["key"])
+        run = self._child(cell, started=started(result))
         attempt = str(result.get("ended"))
         status = "FINISHED" if result["status"] == "finished" else "FAILED"
-        if known is not None and known.data.tags.get("dart.logged") == attempt:
-            if known.info.status != status:
-                self.client.set_terminated(known.info.run_id, status, ended(result))
+        if run.tags.get("dart.logged") == attempt:
+            if run.status != status:
+                self._end(run, status, ended(result))
             return
-        run = self._child(cell, started=started(result))
+        # Whatever stops what follows, the next attempt at it takes nothing for logged.
+        begun, run.has_parameters = run.has_parameters, False
         for name in (*ARTIFACTS, *FAILURE_ARTIFACTS):
             if (folder / name).exists():
-                self.client.log_artifact(run, str(folder / name))
-        self._log_picture(run, folder / "predictions.png")
-        old = known.data.tags if known is not None else {}
-        tags = self._failure_tags(run, result, old) | {"dart.logged": attempt}
+                self.client.log_artifact(run.identity, str(folder / name))
+        if begun or not self.client.list_artifacts(run.identity, "images"):
+            self._log_picture(run, folder / "predictions.png")
+        tags = self._failure_tags(run, result) | {"dart.logged": attempt}
         # The tag that says all is logged comes in the last batch: a kill before it means again.
-        self._log_rows(run, recipe, list(list_metrics(result, folder)), tags=tags)
-        self.client.set_terminated(run, status, ended(result))
-        self.runs[cell["key"]] = self.client.get_run(run)
+        params = {} if begun else dict(flatten_recipe(recipe))
+        self._log_rows(run, params, list(list_metrics(result, folder)), tags=tags)
+        run.tags = tags
+        self._end(run, status, ended(result))
 
-    def _failure_tags(
-        self, run: str, result: Mapping[str, Any], old: Mapping[str, str]
-    ) -> dict[str, str]:
+    def _failure_tags(self, run: _Known, result: Mapping[str, Any]) -> dict[str, str]:
         """Return the tags of a failure; those of an earlier attempt that hold no more go."""
         tags = {"dart.failure": result.get("failure"), "dart.reason": result.get("reason")}
         failed = result["status"] == "failed"
         kept = {name: value[:TAG_LENGTH] for name, value in tags.items() if failed and value}
         for name in tags:
-            if name not in kept and name in old:
-                self.client.delete_tag(run, name)
+            if name not in kept and name in run.tags:
+                self.client.delete_tag(run.identity, name)
         return kept
 
-    def _log_picture(self, run: str, path: Path) -> None:
-        """Log a picture so that the page shows it in its grid of images, once."""
-        if path.exists() and not self.client.list_artifacts(run, "images"):
+    def _log_picture(self, run: _Known, path: Path) -> None:
+        """Log a picture so that the page shows it in its grid of images."""
+        if path.exists():
             # A damaged picture costs the picture, not the run's numbers and status.
             with suppress(UnidentifiedImageError), Image.open(path) as image:
-                self.client.log_image(run, image.convert("RGB"), key=IMAGES, step=0)
+                self.client.log_image(run.identity, image.convert("RGB"), key=IMAGES, step=0)
 
     def progress(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Log how far the study itself is, at its parent run.
@@ -314,10 +335,10 @@ class StudyTracker:
                 self.client.log_artifact(self.parent, str(path))
         self.client.set_terminated(self.parent, status)
 
-    def _child(self, cell: Mapping[str, Any], *, started: int | None = None) -> str:
+    def _child(self, cell: Mapping[str, Any], *, started: int | None = None) -> _Known:
         known = self.runs.get(cell["key"])
         if known is not None:
-            return known.info.run_id
+            return known
         tags = {
             "mlflow.parentRunId": self.parent,
             "dart.kind": "run",
@@ -330,13 +351,13 @@ class StudyTracker:
             tags=tags,
             run_name=f"{cell['variant']}-t{cell['trial']}-s{cell['seed']}",
         )
-        self.runs[cell["key"]] = run
-        return run.info.run_id
+        known = self.runs[cell["key"]] = _Known(run.info.run_id)
+        return known
 
     def _log_rows(
         self,
-        run: str,
-        recipe: Mapping[str, Any],
+        run: _Known,
+        parameters: Mapping[str, str],
         rows: Sequence[tuple[str, float, int, int]] = (),
         *,
         tags: Mapping[str, str] | None = None,
@@ -345,13 +366,13 @@ class StudyTracker:
 
         Every batch is a transaction of its own, and those are what a database takes time for.
         """
-        params = [Param(name, value) for name, value in flatten_recipe(recipe)]
+        params = [Param(*pair) for pair in parameters.items()]
         metrics = [Metric(*row) for row in rows]
         count = max(-(-len(params) // BATCH["params"]), -(-len(metrics) // BATCH["metrics"]), 1)
         for i in range(count):
             last = i == count - 1
             self.client.log_batch(
-                run,
+                run.identity,
                 metrics=metrics[i * BATCH["metrics"] : (i + 1) * BATCH["metrics"]],
                 params=params[i * BATCH["params"] : (i + 1) * BATCH["params"]],
                 tags=[RunTag(*pair) for pair in (tags or {}).items()] if last else (),

@@ -103,6 +103,23 @@ def make_sampler(
     return TPESampler(seed=seed, n_startup_trials=startup)
 
 
+@contextmanager
+def _one_thread(sampler: BaseSampler) -> Iterator[None]:
+    """Let a Gaussian process compute in one thread: its matrices are too small to be shared."""
+    if not isinstance(sampler, GPSampler):
+        yield
+        return
+    # Only this sampler needs it, and it takes seconds to import.
+    import torch  # noqa: PLC0415
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def measure_trial(results: Sequence[Mapping[str, Any]], metric: str) -> dict[str, float]:
     """Return the mean over seeds of what a trial reached on the validation split.
 
@@ -268,8 +285,11 @@ class Search:
             # Every variant once, so that each has something to be compared by.
             self.optuna.enqueue_trial({"variant": variants[so_far]})
         trial = self.optuna.ask()
-        variant = str(trial.suggest_categorical("variant", variants)) if is_joint else self.variant
-        choice = suggest(trial, self.planner, variant)
+        with _one_thread(self.optuna.sampler):
+            variant = self.variant
+            if is_joint:
+                variant = str(trial.suggest_categorical("variant", variants))
+            choice = suggest(trial, self.planner, variant)
         label = trial.user_attrs.get("label", so_far)
         # Set last: a trial without a label was never run, and does not count.
         trial.set_user_attr("params", trial.params)
