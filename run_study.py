@@ -40,8 +40,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + getattr(stopped, "signum", signal.SIGINT)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as every other mistake is told."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2."""
+        self.exit(2, f"error: {message}; run_study.py --help lists what there is\n")
+
+
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         "run_study.py",
         description="Run every run of a study that is not done yet, and print the final table.",
         epilog=EXIT,
@@ -91,22 +99,29 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")  # which is in no range
+
+
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    seconds = _number(text)
     if not 0 < seconds < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
     return seconds
 
 
 def _count_workers(text: str) -> int:
-    count = int(text)
-    if not 1 <= count <= 10_000:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of workers")
-    return count
+    count = _number(text)
+    if count not in range(1, 10_001):
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to 10000")
+    return int(count)
 
 
 def _share(text: str) -> float:
-    share = float(text)
+    share = _number(text)
     if not (0 <= share < 1 or share in range(1, 1025)):
         raise argparse.ArgumentTypeError(f"{text} is neither a share below 1 nor a whole number")
     return share

@@ -15,8 +15,10 @@ from dart.studies.records import read_result
 from dart.studies.spec import Study
 
 
-def check_earlier(study: Study, keys: Collection[str], folder: Path) -> None:
-    """Refuse a study of which no run fits that was finished under its name.
+def check_earlier(study: Study, keys: Collection[str], folder: Path) -> int:
+    """Return how many finished runs of before a study no longer asks for.
+
+    A study is refused if none of them fits that were finished under its name.
 
     Variants whose code changed since are no mistake: their runs are made anew.
 
@@ -30,21 +32,24 @@ def check_earlier(study: Study, keys: Collection[str], folder: Path) -> None:
     content = _read(folder / "cells.json")
     codes = content.get("code", {})
     now = {name: info.code for name, info in study.variants.items()}
-    finished = 0
+    finished, fits = 0, False
     for cell in content.get("cells", ()):
         variant = cell["variant"]
         if variant == ZERO_SHOT:
             continue
-        if cell["key"] in keys or codes.get(variant) != now.get(variant, codes.get(variant)):
-            return
+        fits |= codes.get(variant) != now.get(variant, codes.get(variant))
+        if cell["key"] in keys:
+            fits = True
+            continue
         record = read_result(folder.parent.parent, cell["key"])
         finished += record is not None and record["status"] == "finished"
-    if finished:
+    if finished and not fits:
         raise UserError(
             f"{study.file.path}: none of the {finished} runs that were finished under the name "
             f"'{study.name}' belongs to this file; give it another name, or move {folder} away "
             "(runs are kept and are found again)"
         )
+    return finished
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -114,7 +114,8 @@ class Ledger:
             for cell in planner.recall(memory["cells"]):
                 self.cells.setdefault(cell.key, cell)
             self.proposed = memory["proposed"]
-        check_earlier(study, self.cells, folder)
+        self.orphans = check_earlier(study, self.cells, folder)
+        """Finished runs that the study no longer asks for."""
 
     def add(self, cells: Sequence[Cell]) -> None:
         """Add cells that a search proposed, and write the file."""
@@ -182,6 +183,11 @@ class _StudyRun:
         )
 
     def run(self) -> Outcome:
+        if self.ledger.orphans:
+            self.reporter.note(
+                f"note: {self.ledger.orphans} finished runs of this study's name are no longer "
+                "part of it; they are kept, and count again if the file asks for them"
+            )
         write_atomic(self.folder / "study.yaml", self.study.file.text)
         self.ledger.write()
         with ExitStack() as stack:

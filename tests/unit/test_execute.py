@@ -24,6 +24,7 @@ from dart.studies.records import run_folder
 from dart.studies.runner import Options
 from dart.studies.spec import load_spec
 from tests.helpers.study_engine import VARIANTS, FakeRun, own_registry, run_toy, write_study
+from tests.helpers.study_process import StudyProcess
 
 TWO = "variants: {plain: {}, tuned: {rank: [4, 8]}}\nbudget: {seeds: [0, 1]}\n"
 RUNS = 7
@@ -227,52 +228,9 @@ def test_a_lock_is_held_once_and_given_back(tmp_path: Path) -> None:
         pass
 
 
-class Engine:
-    """The engine in a process of its own, with a stand-in for training."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = write_study(folder, TWO)
-        self.results = folder / "results"
-        self.log = folder / "calls.log"
-        self.log.touch()
-        self.processes: list[subprocess.Popen[str]] = []
-
-    def start(self, *, seconds: float) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tests.helpers.study_engine", str(self.path)]
-        process = subprocess.Popen(
-            [*command, str(self.results), str(seconds)],
-            env={**os.environ, "DART_FAKE_LOG": str(self.log)},
-            cwd=Path(__file__).parents[2],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.processes.append(process)
-        return process
-
-    def stop(self) -> None:
-        for process in self.processes:
-            process.kill()
-            process.wait()
-            if process.stderr is not None:
-                process.stderr.close()
-
-    def calls(self) -> list[str]:
-        return self.log.read_text().splitlines()
-
-    def wait_for_calls(self, count: int) -> None:
-        deadline = time.monotonic() + 300
-        while len(self.calls()) < count:
-            assert self.processes[-1].poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-
-    def committed(self) -> list[str]:
-        return [p.name for p in (self.results / "runs").iterdir() if p.name[0] != "."]
-
-
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = Engine(tmp_path)
+def engine(tmp_path: Path) -> Iterator[StudyProcess]:
+    engine = StudyProcess(tmp_path, TWO)
     yield engine
     engine.stop()
 
@@ -281,7 +239,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     ("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
 def test_a_stopped_process_loses_only_the_run_in_flight(
-    number: signal.Signals, status: int, engine: Engine
+    number: signal.Signals, status: int, engine: StudyProcess
 ) -> None:
     first = engine.start(seconds=0.6)
     engine.wait_for_calls(4)
@@ -301,7 +259,7 @@ def test_a_stopped_process_loses_only_the_run_in_flight(
     assert not list((engine.results / "runs").glob(".*"))
 
 
-def test_a_second_process_is_refused_while_the_first_runs(engine: Engine) -> None:
+def test_a_second_process_is_refused_while_the_first_runs(engine: StudyProcess) -> None:
     first = engine.start(seconds=600)
     engine.wait_for_calls(1)
     second = engine.start(seconds=0.0)
@@ -313,7 +271,7 @@ def test_a_second_process_is_refused_while_the_first_runs(engine: Engine) -> Non
     assert len(engine.calls()) == 1
 
 
-def test_of_six_processes_that_start_a_study_at_once_one_owns_it(engine: Engine) -> None:
+def test_of_six_processes_that_start_a_study_at_once_one_owns_it(engine: StudyProcess) -> None:
     processes = [engine.start(seconds=600) for _ in range(6)]
     deadline = time.monotonic() + 300
     while sum(process.poll() is not None for process in processes) < 5:

@@ -167,7 +167,7 @@ def test_zombies_in_mlflow_are_found_and_mended(copied: Path) -> None:
     sync_study(study)
     tracker = StudyTracker(copied, "toy", about=study.about)  # and its process dies
     key = study.cells[1]["key"]
-    tracker.client.update_run(tracker.runs[key].info.run_id, status="RUNNING")
+    tracker.client.update_run(tracker.runs[key].identity, status="RUNNING")
     findings = [finding for finding in examine(copied) if finding.mend is not None]
     assert [finding.kind for finding in findings] == ["zombie_runs"]
     assert "2 of its runs are RUNNING" in findings[0].text
