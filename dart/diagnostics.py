@@ -66,8 +66,14 @@ def measure_rings(
         "log10": mean(np.abs(log)) / math.log(10),
         **{f"delta{k}": mean((ratio < 1.25**k).astype(np.float64)) for k in (1, 2, 3)},
     }
-    table = pd.DataFrame({"ring": used * RING_DEGREES, "pixels": counts[used], **values})
-    return table.melt(["ring", "pixels"], var_name="metric", value_name="value")
+    return pd.DataFrame(
+        {
+            "ring": np.tile(used * RING_DEGREES, len(values)),
+            "pixels": np.tile(counts[used], len(values)),
+            "metric": np.repeat(list(values), len(used)),
+            "value": np.concatenate(list(values.values())),
+        }
+    )
 
 
 def copy_parameters(model: nn.Module) -> dict[str, Tensor]:

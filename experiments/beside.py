@@ -145,7 +145,11 @@ def _first_layer(mlp: nn.Module) -> nn.Conv2d | nn.Linear:
     uses_camera=False,
 )
 def convpass(stage: Stage, *, hidden_dim: int = 8, factor: float = 1.0) -> nn.Module:
-    """Convpass: 1x1 down, 3x3 and 1x1 up, GELUs between, beside every residual block."""
+    """Convpass: 1x1 down, 3x3 and 1x1 up, GELUs between, beside every residual block.
+
+    Source: arXiv 2207.07039. Differs: exact GELU, no dropout, one adapter a block, which sees the
+    map that enters the block.
+    """
     additions = {}
     for name in list_blocks(stage):
         middle = nn.Sequential(

@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from mlflow import MlflowClient
+from safetensors.torch import load_file
 
 from dart.analysis import load_runs, load_study, summarize
+from dart.cli import main
 
 STUDY = """\
 question: Does anything happen at all?
@@ -179,6 +182,34 @@ def test_a_new_variant_is_one_file_and_one_line(project: Path, finished: dict) -
     # the other variants' rows did not change
     for row in finished["variants"]:
         assert rows[row["variant"]] == row
+
+
+@pytest.mark.usefixtures("finished")
+def test_a_soup_is_measured_like_a_run(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = project / "results"
+    where = ["--results", str(results), "--json"]
+    assert main(["soup", "real", "none", *where]) == 0
+    result = json.loads(capsys.readouterr().out)
+    folder = results / "soups" / "real-none-0"
+    records = [json.loads(path.read_text()) for path in results.glob("runs/*/result.json")]
+    keys = [record["key"] for record in records if record["variant"] == "none"]
+    seeds = [load_file(results / "runs" / key / "adapter.safetensors") for key in keys]
+    mean = load_file(folder / "adapter.safetensors")
+    assert len(seeds) == 2
+    for name, tensor in mean.items():
+        one, other = (seed[name].double() for seed in seeds)
+        assert torch.allclose(tensor.double(), (one + other) / 2, atol=1e-7)
+    measured = main(
+        ["evaluate", str(folder / "adapter.safetensors"), "--domains", "rooms_fisheye", "--json"]
+    )
+    assert measured == 0
+    again = json.loads(capsys.readouterr().out)["domains"]["rooms_fisheye"]["abs_rel"]
+    assert result["domains"]["rooms_fisheye"]["after"]["abs_rel"] == pytest.approx(again, rel=1e-5)
+    assert main(["soup", "real", "nothing", *where]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        "error: study 'real' has no finished run of 'nothing'; there are: none, daa_query_softmax"
+    ]
 
 
 DIVERGING = """\
