@@ -28,6 +28,7 @@ from dart.errors import Pruned
 from dart.protocol import run_recipe
 from dart.recipe import ProtocolSpec, TrainingSpec
 from dart.studies.asha import survives
+from dart.studies.folders import write_atomic
 from dart.studies.hypervolume import hypervolume
 from dart.studies.plan import create_recipe
 
@@ -36,7 +37,7 @@ Rule = Callable[[Sequence[Point], Point, int], bool]
 CORNER = (0.44, 0.011)
 STEPS = 90
 RESULTS = Path(tempfile.gettempdir()) / "dart-asha"
-"""Keeps what was measured before training."""
+"""Keeps what was measured before training and after: a second start goes on with what lacks."""
 
 
 def _best_share(scores: Sequence[float], score: float, eta: int) -> bool:
@@ -199,14 +200,19 @@ class Watch:
 def watch_run(
     setting: Setting, seed: int, steps: tuple[int, ...], args: argparse.Namespace
 ) -> dict[int, Point]:
-    """Train one setting and return step -> errors."""
-    watch = Watch(steps)
+    """Train one setting, unless that was done before, and return step -> errors."""
     training = TrainingSpec(steps=steps[-1], learning_rate=setting.rate, batch_size=args.batch_size)
     recipe = create_recipe(
         "daa_zero_init", {"rank": setting.capacity}, ProtocolSpec(), training, seed
     )
+    kept = RESULTS / "curves" / f"{recipe.key[:16]}-{'-'.join(map(str, steps))}.json"
+    if kept.exists():
+        return {int(step): tuple(pair) for step, pair in json.loads(kept.read_text()).items()}
+    watch = Watch(steps)
     with tempfile.TemporaryDirectory() as folder, suppress(Pruned):
         run_recipe(recipe, Path(folder), results=RESULTS, device=args.device, rungs=watch)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(kept, json.dumps(watch.seen))
     return watch.seen
 
 
