@@ -59,7 +59,7 @@ class DistortedCamera(PolarCamera):
         self, plane: Float[Tensor, "*m 2"], params: tuple[Tensor, ...]
     ) -> tuple[Float[Tensor, "*m 3"], Bool[Tensor, "*m"]]:
         core, rest = params[4 : 4 + self.num_core], params[4 + self.num_core :]
-        limit = self._aligned(self.polar_limit, plane).expand(plane.shape[:-1])
+        limit = self._aligned(self.polar_limit, plane)
         edge = self._radius(limit, tuple(value.detach() for value in core))
         undistorted, solved = self._distortion(rest).invert(plane, edge)
         rays, inside = super()._unproject_plane(undistorted, (*params[:4], *core))
