@@ -28,11 +28,13 @@ from jaxtyping import Float, Integer, Shaped
 from numpy import ndarray
 
 from dart.analysis.image_files import BROKEN, NAMING, ImageFiles, Layout
-from dart.analysis.records import Cell, Study
+from dart.analysis.records import Cell, Study, keeping_everything
 
 MEASURED = ("before", "after")
 LAYOUT = b"dart.rows.3"
 """Names the kept file's layout; changed with it."""
+AT_ONCE = 64
+"""So many runs are sorted together; what they measured stays in the processor's cache."""
 DAMAGED = (*BROKEN, zipfile.BadZipFile, zlib.error)
 """What reading a damaged kept file raises."""
 
@@ -160,24 +162,38 @@ def _fingerprint(cells: Sequence[Cell], paths: Sequence[Path]) -> str:
 
 def _read_all(paths: Sequence[Path]) -> tuple[Rows, dict[str, Float[ndarray, " _n"]]]:
     files = ImageFiles()
-    of_run, before, after = zip(*map(files.read, paths), strict=True)
+    with keeping_everything():
+        of_run, *measured = zip(*(files.read(str(path)) for path in paths), strict=True)
     rows = Rows(
         {name: [*words] for name, words in files.words.items()}, files.layouts, np.array(of_run)
     )
-    every = np.arange(len(rows.metrics))
-    total = int(rows.count(every).sum())
-    errors = {name: np.empty(total) for name in MEASURED}
-    for name, measured in zip(MEASURED, (before, after), strict=True):
-        position = 0
-        for group in every:
-            parts = [
-                values[rows.starts[of, group] : rows.ends[of, group]]
-                for of, values in zip(of_run, measured, strict=True)
-            ]
-            end = position + sum(map(len, parts))
-            np.concatenate(parts, out=errors[name][position:end])
-            position = end
+    errors = {
+        name: _sort(rows, files.orders, values)
+        for name, values in zip(MEASURED, measured, strict=True)
+    }
     return rows, errors
+
+
+def _sort(
+    rows: Rows, orders: Sequence[Integer[ndarray, " _m"]], measured: Sequence[Float[ndarray, " _m"]]
+) -> Float[ndarray, " n"]:
+    """Return what every run measured, by metric and split, then by run."""
+    every = np.arange(len(rows.metrics))
+    counts = rows.count(every)
+    values = np.empty(int(counts.sum()))
+    # For each group, where the rows of the next run belong.
+    place = np.concatenate([[0], counts.sum(1).cumsum()])[:-1]
+    first = 0
+    for of, runs in rows.blocks:
+        for start in range(first, first + runs, AT_ONCE):
+            stacked = np.stack(measured[start : min(start + AT_ONCE, first + runs)])
+            for group in every:
+                chosen = orders[of][rows.starts[of, group] : rows.ends[of, group]]
+                part = stacked[:, chosen].ravel()
+                values[place[group] : place[group] + len(part)] = part
+                place[group] += len(part)
+        first += runs
+    return values
 
 
 def _to_images(

@@ -19,6 +19,7 @@ from dart.analysis.records import (
     Cell,
     RunRecord,
     Study,
+    keeping_everything,
     open_study,
     read_run,
 )
@@ -235,7 +236,8 @@ def read_records(study: Study) -> list[tuple[Cell, RunRecord | None]]:
     Raises:
         UserError: If no run is finished, or a record cannot be read.
     """
-    records = [(cell, read_run(study, cell)) for cell in study.record.cells]
+    with keeping_everything():
+        records = [(cell, read_run(study, cell)) for cell in study.record.cells]
     if not any(run is not None and run.status == "finished" for _, run in records):
         raise UserError(f"study {study.record.study!r} in {study.results} has no finished run yet")
     return records
