@@ -258,9 +258,7 @@ class Search:
 
     def runs_left(self) -> int:
         """Return how many runs the search may yet need."""
-        waiting = len(self._trials(TrialState.WAITING))
-        left = max(waiting, self.spec.budget.trials - len(self._counted()))
-        return left * len(self.spec.budget.seeds)
+        return self._left() * len(self.spec.budget.seeds)
 
     def run(self) -> None:
         """Run trials until the budget is used, those that were cut off first."""
