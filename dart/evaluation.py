@@ -342,7 +342,7 @@ def _show(frame: Frame, sample: Sample, predicted: Float[ndarray, "h w"]) -> She
     known = np.where(valid, true, 1.0)
     name = frame.key.rsplit("/", 1)[-1]
     return SheetRow(
-        name=f"{frame.group}\n{name}" if frame.group != name else name,
+        name=f"{frame.group}/{name}" if frame.group != name else name,
         image=sample.image.permute(1, 2, 0).numpy(),
         maps=(np.where(valid, true, np.nan), np.where(inside, predicted, np.nan)),
         error=np.where(valid, np.abs(predicted - true) / known, np.nan),

@@ -28,6 +28,10 @@ from dart.pictures import Panel, draw_panels
 from dart.recipe import Recipe, canonical_hash
 from dart.training.loop import Diverged
 
+# Not Sequence[Sample]: a run-time checker would decode a frame, or fail on one that is damaged.
+Frames = Dataset[Sample] | Sequence
+"""Samples by number."""
+
 EVALUATION_BATCH = 16
 PICTURES = {"target": 3, "source": 2, "held_out": 1}
 WHOLE = -1
@@ -37,9 +41,7 @@ CURVE_IMAGES = 8
 
 
 @torch.inference_mode()
-def predict(
-    model: DepthNet, data: Dataset[Sample] | Sequence[Sample], *, device: torch.device
-) -> list[Float[ndarray, "h w"]]:
+def predict(model: DepthNet, data: Frames, *, device: torch.device) -> list[Float[ndarray, "h w"]]:
     """Return the predicted distance in metres of every sample, in order."""
     model.eval()
     maps: list[Float[ndarray, "h w"]] = []
@@ -68,9 +70,7 @@ def count_flops(model: nn.Module, sample: Sample, *, device: torch.device) -> in
     return int(counter.get_total_flops())
 
 
-def measure(
-    data: Dataset[Sample] | Sequence[Sample], maps: Sequence[Float[ndarray, "h w"]]
-) -> pd.DataFrame:
+def measure(data: Frames, maps: Sequence[Float[ndarray, "h w"]]) -> pd.DataFrame:
     """Return one row an image and metric: ``image``, ``scene``, ``metric``, ``value``."""
     rows = []
     for index, distance in enumerate(maps):
@@ -82,9 +82,7 @@ def measure(
     return pd.DataFrame(rows, columns=["image", "scene", "metric", "value"])
 
 
-def measure_angles(
-    data: Dataset[Sample] | Sequence[Sample], maps: Sequence[Float[ndarray, "h w"]]
-) -> pd.DataFrame:
+def measure_angles(data: Frames, maps: Sequence[Float[ndarray, "h w"]]) -> pd.DataFrame:
     """Return one row an image, ring of polar angle and metric.
 
     Columns ``image, scene, ring`` (its inner edge in degrees)``, pixels, metric, value``.
@@ -102,9 +100,7 @@ def measure_angles(
     return pd.concat(tables, ignore_index=True)
 
 
-def measure_all(
-    model: DepthNet, data: Dataset[Sample] | Sequence[Sample], *, device: torch.device
-) -> pd.DataFrame:
+def measure_all(model: DepthNet, data: Frames, *, device: torch.device) -> pd.DataFrame:
     """Return what ``measure`` and ``measure_angles`` do; whole images are ring ``WHOLE``."""
     maps = predict(model, data, device=device)
     whole = measure(data, maps).assign(ring=WHOLE, pixels=0)

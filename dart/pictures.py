@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from numpy import ndarray
 
 COLOURS = colormaps["turbo_r"].with_extremes(bad="black")
+_NAME = 44
+"""Letters of a frame's name that fit below its picture."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,11 @@ def shrink_map(values: Float[ndarray, "h w"], longest: int) -> Float[ndarray, "h
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
+def _shrink_mask(mask: Bool[ndarray, "h w"], longest: int) -> Bool[ndarray, "height width"]:
+    """Return where a block has any True: a few points stay visible, as in ``shrink_map``."""
+    return np.isfinite(shrink_map(np.where(mask, 1.0, np.nan), longest))
+
+
 def shrink_row(row: SheetRow, longest: int = 320) -> SheetRow:
     """Return the row at the size at which a sheet shows it, so that many of them stay small."""
     step = -(-max(row.image.shape[:2]) // longest)
@@ -132,14 +139,14 @@ def shrink_row(row: SheetRow, longest: int = 320) -> SheetRow:
         image=row.image[::step, ::step].copy(),
         maps=tuple(small),
         error=None if row.error is None else shrink_map(row.error, longest),
-        mask=None if row.mask is None else row.mask[::step, ::step].copy(),
+        mask=None if row.mask is None else _shrink_mask(row.mask, longest),
     )
 
 
 def draw_sheet(rows: Sequence[SheetRow], path: Path, *, titles: Sequence[str]) -> None:
     """Write a PNG of one row a frame: picture, maps with a bar in metres, relative error, mask."""
     width = 2.6 * len(titles) + 1.4
-    heights = [max(0.6, 2.4 * row.image.shape[0] / row.image.shape[1]) + 0.15 for row in rows]
+    heights = [max(0.6, 2.4 * row.image.shape[0] / row.image.shape[1]) + 0.3 for row in rows]
     figure = Figure(figsize=(width, sum(heights) + 0.4), dpi=90, layout="constrained")
     grid = figure.subplots(len(rows), len(titles), squeeze=False, height_ratios=heights)
     for cells, row in zip(grid, rows, strict=True):
@@ -154,7 +161,8 @@ def draw_sheet(rows: Sequence[SheetRow], path: Path, *, titles: Sequence[str]) -
 
 def _draw_row(figure: Figure, cells: Sequence[Axes], row: SheetRow) -> None:
     cells[0].imshow(row.image.clip(0, 1) if row.image.dtype.kind == "f" else row.image)
-    cells[0].set_ylabel(row.name, fontsize=7)
+    # Below, not beside: a name is longer than a wide picture is high.
+    cells[0].set_xlabel(f"..{row.name[-_NAME:]}" if len(row.name) > _NAME else row.name, fontsize=7)
     free = iter(cells[1:])
     known = row.maps[0][np.isfinite(row.maps[0])]
     norm = _limits(known) if known.size else LogNorm(1, 10)

@@ -166,7 +166,7 @@ def _describe(
         **asdict(setting),
         "frames": len(frames),
         "conventions": frames["convention"].value_counts().to_dict(),
-        "missing": list(data.skipped),
+        "missing": {key: f"{path} does not exist" for key, path in data.missing.items()},
         "unreadable": evaluation.unreadable,
         "constants": evaluation.constants,
         "not_measured": NOT_MEASURED,
@@ -262,7 +262,7 @@ def _print(summary: pd.DataFrame, report: Mapping[str, Any]) -> None:
         table.add_row(*cells[: len(_HEAD) + len(_SHOWN)])
     console = create_console()
     console.print(table)
-    left_out = {**dict.fromkeys(report["missing"], "missing"), **report["unreadable"]}
+    left_out = {**report["missing"], **report["unreadable"]}
     if left_out:
         console.print(f"left out: {len(left_out)} frames")
         for key, reason in left_out.items():

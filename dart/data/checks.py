@@ -313,7 +313,7 @@ def _show(
     with np.errstate(invalid="ignore"):
         known = np.isfinite(depth) & (depth > 0)
     return SheetRow(
-        name="\n".join(part[-24:] for part in (*key.rsplit("/", 1), raw.convention)),
+        name=f"{key} ({raw.convention})",
         image=raw.image,
         maps=(np.where(known, depth, np.nan).astype(np.float64),),
         mask=valid,

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from dart.data.identity import hash_files
 from dart.data.sets import FORMATS
+from dart.data.sets.paths import resolve_inside
 from dart.data.sets.table import read_table
 from dart.domains import DomainSpec
 from dart.domains import check_domain as check_built_in
@@ -223,8 +224,11 @@ def _files(domain: FileDomain) -> Iterator[str]:
     path = domain.path
     if domain.spec.format == "manifest":
         yield path.name
-        for row in read_table(path, defaults=domain.spec.options.get("defaults")).rows:
-            yield from row.files()
+        table = read_table(path, defaults=domain.spec.options.get("defaults"))
+        for row, place in zip(table.rows, table.places, strict=True):
+            for name in row.files():
+                resolve_inside(path.parent, name, where=place)
+                yield name
     elif path.is_dir():
         for file in path.rglob("*"):
             relative = file.relative_to(path)

@@ -4,11 +4,9 @@ Every frame is written whole and then noted in a journal, so that a killed rende
 index is written last: a folder with an index is complete. One process at a time holds the folder.
 """
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 
 from dart.data.frames import INDEX, FrameIndex, FrameRecord, FrameStore, write_atomically
 from dart.errors import UserError
+from dart.locks import Held, hold_lock
 
 _JOURNAL = "journal.jsonl"
 _LOCK = ".lock"
@@ -54,23 +53,16 @@ def hold_folder(out: Path) -> Iterator[None]:
     Raises:
         UserError: the folder cannot be written to, or another process renders into it.
     """
-    with refuse_unwritable(out):
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / _LOCK).open("a+", encoding="utf-8")
-    with lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read().strip() or "unknown"
+            with refuse_unwritable(out):
+                out.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(hold_lock(out / _LOCK))
+        except Held as holder:
             raise UserError(
                 f"{out}: process {holder} is rendering into it; wait for it, "
                 "or choose another folder with --out"
             ) from None
-        with refuse_unwritable(out):
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
         yield
 
 

@@ -21,14 +21,8 @@ from numpy import ndarray
 
 from dart.cameras import Camera
 from dart.data.sample import Sample
-from dart.data.sets.files import (
-    FilesInside,
-    read_hdf5,
-    read_npy,
-    read_png16,
-    read_rgb,
-    resolve_inside,
-)
+from dart.data.sets.files import read_hdf5, read_npy, read_png16, read_rgb
+from dart.data.sets.paths import FilesInside, resolve_inside
 from dart.errors import UserError, did_you_mean
 
 __all__ = [
@@ -156,6 +150,10 @@ class DepthDataset(Sequence, ABC):
         """Return False where a pixel does not count (vehicle, glass); None: all count."""
         return None
 
+    def _further_files(self, entry: Entry) -> Iterable[Path]:  # noqa: ARG002
+        """Return what else than picture and depth a frame needs, as far as the listing knows."""
+        return ()
+
     def _convention_of(self, entry: Entry) -> Literal["z", "range"]:  # noqa: ARG002
         """Return the frame's convention, for sets that mix both."""
         return self.convention
@@ -182,7 +180,8 @@ class DepthDataset(Sequence, ABC):
             if entry.key in keys:
                 raise UserError(f"{self.root}: two frames are called '{entry.key}'")
             keys.add(entry.key)
-            gone = [p for p in (entry.image, entry.depth) if p is not None and not inside.has(p)]
+            needed = (entry.image, entry.depth, *self._further_files(entry))
+            gone = [path for path in needed if path is not None and not inside.has(path)]
             if gone:
                 missing[entry.key] = gone[0]
             else:

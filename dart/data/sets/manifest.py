@@ -72,6 +72,11 @@ class Manifest(DepthDataset):
     def _inside(self, entry: Entry, relative: str) -> Path:
         return resolve_inside(self.folder, relative, where=self._places[entry.key])
 
+    def _further_files(self, entry: Entry) -> Iterable[Path]:
+        row = self._row(entry)
+        camera = row.camera if isinstance(row.camera, str) else None
+        return [self._inside(entry, path) for path in (camera, row.mask) if path is not None]
+
     def _convention_of(self, entry: Entry) -> Literal["z", "range"]:
         return self._row(entry).convention or "range"
 

@@ -64,6 +64,9 @@ class RealTriples(DepthDataset):
         where = f"{self.root / MANIFEST}: {sample['id']}: {kind}"
         return resolve_inside(self.root, sample[kind], where=where)
 
+    def _further_files(self, entry: Entry) -> Iterable[Path]:
+        return [self._inside(self._by_key[entry.key], "calib")]
+
     def _read_image(self, entry: Entry) -> UInt8[ndarray, "h w 3"]:
         return read_rgb(entry.image)
 
