@@ -2,8 +2,9 @@
 
 Sources: public readers of the set agree on 16-bit PNG times 50 / 65535 metres, on ``fx,fy,cx,cy``
 in ``calib/NAME.txt``, and on masks above 0 being usable. Depth is z in the authors' evaluation
-script (v0.9). It counts pixels from 1, readers from 0; 0 is assumed here, at most a pixel's
-difference. Bounds 0.005 to 25 m, as UniDepth has them.
+script (v0.9). Its planarity error counts pixels from 1, where a line that is commented out counted
+from 0; readers count from 0, as is assumed here: a pixel's difference at most. Bounds 0.005 to
+25 m, as UniDepth has them.
 """
 
 from collections.abc import Iterable

@@ -2,8 +2,9 @@
 
 Sources: the data set's own description (HDF5 arrays whose axes MATLAB reverses, 1-based
 ``splits.mat``) and the lists of BTS. Depth 1e-3 to 10 m, evaluation inside Eigen's crop. The
-intrinsics are those of the set's toolbox; its slight distortion is ignored, as in the field. The
-toolbox counts pixels from 1 where OpenCV, which calibrated them, counts from 0: 0 is assumed.
+intrinsics are those of the set's toolbox; its slight distortion is ignored, as in the field. Its
+``rgb_plane2rgb_world.m`` counts pixels from 1, but RGBDemo, which calibrated them, uses OpenCV and
+counts from 0: 0 is assumed.
 """
 
 from collections.abc import Iterable

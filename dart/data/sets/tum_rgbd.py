@@ -2,7 +2,8 @@
 
 Sources: the pages of the sets and public readers of both. TUM: 16-bit PNG / 5000 metres, pictures
 and depth associated by time; the colour cameras' calibration (fr3 is published undistorted), whose
-pixels are counted from 0. ICL-NUIM: the same PNG with ``associations.txt``, or POV-Ray's
+pixels are counted from 0; the page recommends the driver's default lens for depth, here the rays
+are the picture's. ICL-NUIM: the same PNG with ``associations.txt``, or POV-Ray's
 ``.depth`` text, which is range. Its calibration has fy = -480 because POV-Ray's y points up; with
 y down, as here, the same rays have fy = +480. No cap is published for either: 10 m.
 """
