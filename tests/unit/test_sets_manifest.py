@@ -247,3 +247,35 @@ def test_a_picture_without_depth_can_be_listed(tmp_path: Path) -> None:
 def test_every_column_says_what_it_means() -> None:
     for name, field in Row.model_fields.items():
         assert field.description, name
+
+
+def test_a_calibration_file_may_need_a_format_or_a_name(tmp_path: Path) -> None:
+    row = write_files(tmp_path) | {"camera": "opencv.yml"}
+    matrix = "rows: 3\n  cols: 3\n  data: [9., 0., 14.5, 0., 9., 9.5, 0., 0., 1.]"
+    (tmp_path / "opencv.yml").write_text(
+        f"image_width: 30\nimage_height: 20\ncamera_matrix:\n  {matrix}\n"
+        "distortion_coefficients:\n  rows: 1\n  cols: 4\n  data: [0.1, 0.01, 0., 0.]\n"
+    )
+    manifest = write_manifest(tmp_path, [row], "list.csv")
+    with pytest.raises(UserError, match="or opencv_fisheye \\(a manifest's column camera_format"):
+        open_dataset(manifest, "manifest")[0]
+    for name, model in (("opencv_fisheye", "kannala_brandt"), ("opencv", "radial_tangential")):
+        manifest = write_manifest(tmp_path, [row | {"camera_format": name}], "list.csv")
+        camera = open_dataset(manifest, "manifest").read_raw(0).camera
+        assert camera.model == model
+        assert camera.params[:4].tolist() == [9.0, 9.0, 15.0, 10.0]
+    cams = "".join(
+        f"cam{number}:\n  camera_model: pinhole\n  intrinsics: [{9 + number}, 9, 14.5, 9.5]\n"
+        "  distortion_model: equidistant\n  distortion_coeffs: [0.1, 0, 0, 0]\n"
+        "  resolution: [30, 20]\n"
+        for number in range(2)
+    )
+    (tmp_path / "chain.yaml").write_text(cams)
+    row |= {"camera": "chain.yaml"}
+    with pytest.raises(UserError, match=r"holds 2 cameras: cam0, cam1; choose .*camera_name"):
+        open_dataset(write_manifest(tmp_path, [row]), "manifest")[0]
+    manifest = write_manifest(tmp_path, [row | {"camera_name": "cam1"}])
+    assert open_dataset(manifest, "manifest").read_raw(0).camera.params[0] == 10.0
+    inline = {"camera": None, "camera_model": "pinhole", "camera_params": "9 9 15 10"}
+    with pytest.raises(UserError, match="'camera_format' and 'camera_name' go with 'camera'"):
+        open_dataset(write_manifest(tmp_path, [row | inline | {"camera_name": "x"}]), "manifest")

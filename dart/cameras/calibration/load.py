@@ -111,7 +111,9 @@ def _guess(content: Any, where: str) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise UserError(f"{where} could be {' or '.join(found)}; choose with --format")
+        raise UserError(
+            f"{where} could be {' or '.join(found)}; choose with --format (camera_format)"
+        )
     if isinstance(content, Mapping) and {"model", "params"} & content.keys():
         return _OWN
     raise UserError(
@@ -129,7 +131,8 @@ def _choose(
         name = next((choice for choice in form.default if choice in cameras), None)
     if name is None:
         raise UserError(
-            f"{where} holds {len(cameras)} cameras: {_some(cameras)}; choose with --name"
+            f"{where} holds {len(cameras)} cameras: {_some(cameras)}; "
+            "choose with --name (camera_name)"
         )
     if name not in cameras:
         hint = did_you_mean(name, cameras)

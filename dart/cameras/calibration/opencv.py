@@ -134,7 +134,8 @@ def _distortion(values: Any, kind: str | None, where: str) -> tuple[str, tuple[f
     if len(numbers) == 4 and kind is None:
         raise UserError(
             f"{where}: 4 distortion coefficients are k1 k2 p1 p2 or a fisheye's k1..k4, and no "
-            "fisheye_model or distortion_model says which; choose --format opencv or opencv_fisheye"
+            "fisheye_model or distortion_model says which; choose --format opencv or "
+            "opencv_fisheye (a manifest's column camera_format), or add fisheye_model: 1"
         )
     return "radial_tangential", (*numbers, *[0.0] * (len(_ORDER) - len(numbers)))
 

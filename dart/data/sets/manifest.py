@@ -49,7 +49,7 @@ class Manifest(DepthDataset):
         self._places = {
             row.name: place for row, place in zip(self.table.rows, self.table.places, strict=True)
         }
-        self._cameras: dict[Path, Camera] = {}
+        self._cameras: dict[tuple[Path, str | None, str | None], Camera] = {}
         super().__init__(root, split=split, evaluation=evaluation, on_missing=on_missing)
         only_z = all(self._convention_of(entry) == "z" for entry in self.entries)
         self.convention = "z" if only_z else "range"
@@ -114,9 +114,10 @@ class Manifest(DepthDataset):
         row, place = self._row(entry), self._places[entry.key]
         if isinstance(row.camera, str):
             path = self._inside(entry, row.camera)
-            if path not in self._cameras:
-                self._cameras[path] = load_calibration(path)
-            return self._cameras[path]
+            asked = path, row.camera_format, row.camera_name
+            if asked not in self._cameras:
+                self._cameras[asked] = load_calibration(path, format=asked[1], name=asked[2])
+            return self._cameras[asked]
         described = row.camera or {"model": row.camera_model, "params": list(row.camera_params)}
         if "width" not in described and "height" not in described:
             with Image.open(entry.image) as picture:

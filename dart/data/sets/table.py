@@ -46,6 +46,10 @@ class Row(BaseModel):
     """Values of the file that mean unknown, besides 0, negative and not finite ones."""
     camera: str | dict[str, Any] | None = None
     """Calibration file, or in JSON the camera itself: model, params, width, height."""
+    camera_format: str | None = None
+    """Kind of the calibration file, where its content does not tell, such as opencv_fisheye."""
+    camera_name: str | None = None
+    """Which camera of a calibration file with several, such as cam0."""
     camera_model: str | None = None
     """Name of a lens, for a camera in the row itself."""
     camera_params: Annotated[tuple[FiniteFloat, ...], BeforeValidator(_as_list)] = ()
@@ -192,6 +196,8 @@ def _missing(row: Row) -> str:
     cameras = [row.camera is not None, row.camera_model is not None]
     if sum(cameras) != 1:
         return "a frame needs 'camera' (a file), or 'camera_model' with 'camera_params'"
+    if not isinstance(row.camera, str) and (row.camera_format or row.camera_name):
+        return "'camera_format' and 'camera_name' go with 'camera', a calibration file"
     if row.depth is None:
         return ""
     suffix = Path(row.depth).suffix.lower()
