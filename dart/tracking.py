@@ -5,12 +5,11 @@ cell. Everything here can be repeated: what is already logged is not logged agai
 database comes back when the study is run once more.
 """
 
-import fcntl
 import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from mlflow.entities import Experiment, Metric, Param, Run, RunTag, ViewType
 from PIL import Image, UnidentifiedImageError
 
 from dart.errors import UserError
+from dart.locks import wait_for_lock
 from dart.stores import hide_password
 from dart.tracked_rows import ended, flatten_recipe, list_metrics, now, started
 
@@ -145,7 +145,8 @@ class StudyTracker:
         self.name = name
         self.uri = uri or database_uri(results)
         try:
-            with _one_at_a_time(results / ".mlflow.lock"):
+            # Two processes that create MLflow's tables at once both fail.
+            with wait_for_lock(results / ".mlflow.lock"):
                 self.client = open_client(self.uri)
                 self.experiment = self._open_experiment(results, about)
             self.runs = self._read_runs()
@@ -382,11 +383,3 @@ class StudyTracker:
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else text[:197] + "..."
-
-
-@contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Make other processes wait: two that create MLflow's tables at once both fail."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

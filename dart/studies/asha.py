@@ -13,18 +13,17 @@ instead of promoting; fronts and crowding: Deb et al., IEEE TEC 6 (2002). Deviat
 other run beats goes on in any case, and so does a run whose rung fewer than ``eta`` reached.
 """
 
-import fcntl
 import json
 import math
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from dart.errors import Pruned
+from dart.locks import wait_for_lock
 from dart.metrics import METRICS
 
 Point = tuple[float, float]
@@ -107,7 +106,7 @@ class Rungs:
             Pruned: The run ends here.
         """
         point = self._measure(points)
-        with _locked(self.path):
+        with wait_for_lock(self.path.with_name(f".{self.path.name}.lock")):
             rows = [row for row in read_rows(self.path) if row["group"] == self.group]
             known = [r for r in rows if r["key"] == self.about["key"] and r["step"] == step]
             row = known[0] if known else self._decide(rows, step, point)
@@ -169,10 +168,3 @@ def _append(path: Path, row: Mapping[str, Any]) -> None:
             broken = file.read(1) != b"\n"
             file.write(b"\n" if broken else b"")
         file.write(json.dumps(row).encode() + b"\n")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.with_name(f".{path.name}.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

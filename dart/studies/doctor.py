@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from dart.errors import UserError
+from dart.locks import find_holder
 from dart.provenance import package_versions
 from dart.studies.folders import find_stale, is_alive
-from dart.studies.lock import find_holder
+from dart.studies.lock import LOCK
 from dart.studies.records import check_folder, find_damage
 from dart.studies.summary import Written, list_studies, read_study
 from dart.studies.sync import sync_study
@@ -101,9 +102,9 @@ def _is_dead(owner: str) -> bool:
 
 
 def _locks(results: Path) -> Iterator[Finding]:
-    for path in sorted(results.glob("studies/*/lock")):
+    for path in sorted(results.glob(f"studies/*/{LOCK}")):
         owner = path.read_text().strip()
-        if _is_dead(owner) and find_holder(path.parent) is None:
+        if _is_dead(owner) and find_holder(path) is None:
             text = f"names process {owner}, which no longer lives; the lock itself is free"
             yield Finding("dead_owner", path, text, lambda path=path: _empty(path))
 

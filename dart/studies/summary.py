@@ -9,8 +9,9 @@ from statistics import fmean
 from typing import Any
 
 from dart.errors import UserError, did_you_mean
+from dart.locks import find_holder
 from dart.metrics import compare
-from dart.studies.lock import find_holder
+from dart.studies.lock import LOCK
 from dart.studies.records import KEY_LENGTH, read_result, run_folder, state_of
 
 SUMMARY = ("target_after", "adaptation", "forgetting", "forgetting_relative", "held_out_after")
@@ -91,7 +92,7 @@ class Written:
 
     def holder(self) -> str | None:
         """Return the process that runs the study now."""
-        return find_holder(self.folder)
+        return find_holder(self.folder / LOCK)
 
     def running(self) -> list[dict[str, Any]]:
         """Return the entries of the cells that are being run now."""
