@@ -208,6 +208,33 @@ def test_a_tracker_that_fails_does_not_stop_the_study(
     assert _runs(results)[1]["plain 0"].info.status == "FINISHED"
 
 
+def test_what_a_failing_call_left_half_logged_is_made_whole_in_the_same_study(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = itertools.count()
+    log_batch = MlflowClient.log_batch
+
+    def fail_once(self: MlflowClient, run: str, metrics: Any = (), **content: Any) -> None:
+        if metrics and next(calls) == 0:
+            raise RuntimeError("the server went away")
+        log_batch(self, run, metrics, **content)
+
+    path = write_study(results, "variants: {plain: {}}")
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", fail_once)
+        run_toy(path, results, track=True)
+    assert capsys.readouterr().err.count("warning: not logged to MLflow") == 1
+    disturbed = _runs(results)[1]
+    assert {run.info.status for run in disturbed.values()} == {"FINISHED"}
+    run_toy(path, results, track=True)  # and nothing is left to be logged
+    undisturbed = write_study(results, "variants: {plain: {}}", name="other")
+    (results / "studies" / "toy").rename(results / "studies" / "gone")
+    run_toy(undisturbed, results, track=True)
+    for name, run in _runs(results, "other")[1].items():
+        assert disturbed[name].data.metrics == run.data.metrics
+        assert disturbed[name].data.params == run.data.params
+
+
 def test_numbers_that_are_not_finite_are_absent() -> None:
     result = {"seed": 1, "adaptation": float("inf"), "forgetting": 0.5, "status": "finished"}
     assert dict(final_metrics(result)) == {"forgetting": 0.5}
