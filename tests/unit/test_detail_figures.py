@@ -108,6 +108,36 @@ def test_an_adapter_that_never_moved_is_an_empty_cell(results: Path) -> None:
     assert shown == ["-2.0", "-3.0", "-3.0"]  # daa's queries have none
 
 
+def test_parameters_of_many_names_share_groups_that_fit_a_page(results: Path) -> None:
+    updates = load_updates("toy", results=results)
+    daa = updates[(updates["variant"] == "daa") & updates["part"].str.startswith("adapters")]
+    layers = [daa.assign(parameter=f"layers.{i}.weight") for i in range(70)]
+    ax = update_sizes(pd.concat([updates, *layers]))
+    rows = [label.get_text() for label in ax.get_yticklabels()]
+    assert rows == ["adapters.0: layers", "adapters.0: queries.a", "decoder"]
+    words = [daa.assign(parameter=f"word{i}.a") for i in range(70)]
+    ax = update_sizes(pd.concat([updates, *words]))
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["adapters.0", "decoder"]
+
+
+def test_a_page_has_room_for_thirty_names(results: Path) -> None:
+    angles = load_angles("toy", metric="abs_rel", results=results)
+    name = angles["variant"].iloc[0]
+    copies = [f"{name} with_a_longer_name={i}, and_another={i}" for i in range(30)]
+    many = pd.concat([angles[angles["variant"] == name].assign(variant=copy) for copy in copies])
+    many["variant"] = pd.Categorical(many["variant"], copies)
+    ax = error_by_angle(many, metric="abs_rel", domain=str(many["domain"].iloc[0]))
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.canvas.draw()
+    legend = ax.get_legend()
+    assert legend is not None
+    inside, page = legend.get_window_extent(), figure.bbox
+    assert page.y0 <= inside.y0 < inside.y1 <= page.y1
+    assert ax.bbox.width > page.width / 2  # the names leave room for what they name
+    assert ax.bbox.x1 <= inside.x0
+
+
 def test_runs_of_before_the_details_are_told_apart_from_a_mistake(tmp_path: Path) -> None:
     write_study(tmp_path, _runs())
     with pytest.raises(UserError, match=r"no finished run has kept updates\.parquet"):

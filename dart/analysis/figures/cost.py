@@ -9,7 +9,7 @@ from matplotlib.ticker import EngFormatter, NullFormatter
 from scipy import stats
 
 from dart.analysis.figures.labels import place_labels
-from dart.analysis.figures.style import NAMES, colour_variants, get_axes, mark_variants
+from dart.analysis.figures.style import NAMES, colour_variants, get_axes, mark_variants, stretch
 from dart.analysis.verdicts import Comparison, Objective, VariantVerdict
 from dart.errors import UserError
 from dart.metrics import METRICS, degradation
@@ -46,8 +46,8 @@ def capacity(
         raise UserError(
             f"study {comparison.study!r}: its variants do not differ in trained parameters"
         )
-    ax = get_axes(ax, width=8, height=5)
     variants = [verdict.variant for verdict in comparison.verdicts]
+    ax = get_axes(ax, width=8 * stretch(variants), height=5 * stretch(variants))
     colours, shapes = colour_variants(variants), mark_variants(variants)
     segments = []
     for verdict in drawn:

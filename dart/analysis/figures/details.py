@@ -7,7 +7,15 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from dart.analysis.figures.style import NAMES, colour_variants, get_axes, mark_variants
+from dart.analysis.figures.style import (
+    NAMES,
+    add_legend,
+    colour_variants,
+    get_axes,
+    mark_variants,
+    stretch,
+    wrap,
+)
 from dart.angles import RING_DEGREES
 from dart.errors import UserError
 from dart.metrics import METRICS
@@ -15,6 +23,10 @@ from dart.recipe import ZERO_SHOT
 
 FEW_IMAGES = 3
 """A ring that fewer images see is not drawn: its mean is that of a corner."""
+MOST_GROUPS = 60
+"""Of parameters on a page."""
+MANY_COLUMNS = 12
+"""More variants than that stand closer together."""
 
 
 def forgetting_by_domain(images: pd.DataFrame, *, metric: str, ax: Axes | None = None) -> Axes:
@@ -41,7 +53,8 @@ def forgetting_by_domain(images: pd.DataFrame, *, metric: str, ax: Axes | None =
     means["change"] = sign * (means["after"] - means["before"])
     means["where"] = means["domain"].astype(str) + "\n(" + means["role"].astype(str) + ")"
     variants = [v for v in images["variant"].cat.categories if v != ZERO_SHOT]
-    ax = get_axes(ax, width=max(6, 2.2 * means["where"].nunique() + 3), height=4.5)
+    group = max(2.2, 0.13 * len(variants))  # inches
+    ax = get_axes(ax, width=max(6, group * means["where"].nunique() + 3), height=4.5)
     look = {"hue": "variant", "hue_order": variants, "palette": colour_variants(variants)}
     means["variant"] = means["variant"].astype(str)
     sns.stripplot(
@@ -61,7 +74,7 @@ def forgetting_by_domain(images: pd.DataFrame, *, metric: str, ax: Axes | None =
     ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     ax.set_xlabel("")
     ax.set_ylabel(f"change of {NAMES[metric]}\n(positive: worse than before)")
-    _legend(ax)
+    add_legend(ax)
     return ax
 
 
@@ -88,13 +101,14 @@ def error_by_angle(
     if domain not in known:
         raise UserError(f"unknown domain {domain!r}; there are: {', '.join(known)}")
     every = list(angles["variant"].cat.categories)
-    colours = colour_variants(every)
+    colours, marks = colour_variants(every), mark_variants(every)
     rows = angles[(angles["domain"] == domain) & (angles["images"] >= FEW_IMAGES)]
-    ax = get_axes(ax, width=8, height=4.5)
+    ax = get_axes(ax, width=8 * stretch(every, most=1.2), height=4.5)
     for variant in variants or every:
         of_variant = rows[rows["variant"] == variant].groupby("ring")["after"]
         centre = of_variant.mean().index.to_numpy(float) + RING_DEGREES / 2
-        ax.plot(centre, of_variant.mean(), color=colours[variant], marker="o", label=variant)
+        look = {"color": colours[variant], "marker": marks[variant], "label": variant}
+        ax.plot(centre, of_variant.mean(), **look)
         ax.fill_between(
             centre, of_variant.min(), of_variant.max(), color=colours[variant], alpha=0.15, lw=0
         )
@@ -110,7 +124,7 @@ def error_by_angle(
     ax.set_ylabel(f"{NAMES[metric]} on {domain}")
     ax.set_ylim(bottom=0)
     ax.set_xlim(left=0)
-    _legend(ax)
+    add_legend(ax)
     return ax
 
 
@@ -132,7 +146,7 @@ def learning_curves(
         )
     variants = list(curves["variant"].cat.categories)
     colours, marks = colour_variants(variants), mark_variants(variants)
-    ax = get_axes(ax, width=7, height=4.5)
+    ax = get_axes(ax, width=7 * stretch(variants, most=1.3), height=4.5)
     for variant in variants:
         steps = rows[rows["variant"] == variant].groupby("step")["value"]
         mean = steps.mean()
@@ -143,7 +157,7 @@ def learning_curves(
     ax.set_xlabel("training step")
     ax.set_ylabel(f"{NAMES[metric]} on the {role} (validation)")
     ax.set_xlim(left=0)
-    _legend(ax)
+    add_legend(ax)
     return ax
 
 
@@ -152,18 +166,17 @@ def update_sizes(updates: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
     A cell is the root mean square of the change over the group's parameters, as a power of ten,
     the mean of its logarithm over seeds; empty where the variant has no such group, or it never
-    moved. Adam moves a parameter by at most about the learning rate a step, and by far less
+    moved. Parameters share a group, by ever less of their names, until the groups fit on a page.
+    Adam moves a parameter by at most about the learning rate a step, and by far less
     where the gradient is near its epsilon.
 
     Args:
         updates: From ``load_updates``.
         ax: Where to draw; a new figure unless given.
     """
-    group = updates["parameter"].str.replace(r"\.?(weight|bias)$", "", regex=True)
-    name = updates["part"].where(updates["part"].str.startswith("adapters"), updates["part"] + " ")
-    inside = updates["part"].str.startswith("adapters")
-    name = name.where(~inside, updates["part"] + ": " + group).str.strip()
-    rows = updates.assign(group=name, square=updates["update"] ** 2 * updates["count"])
+    rows = updates.assign(
+        group=_group_parameters(updates), square=updates["update"] ** 2 * updates["count"]
+    )
     sums = rows.groupby(["group", "variant", "trial", "seed"], observed=True, sort=False)[
         ["square", "count"]
     ].sum()
@@ -174,18 +187,28 @@ def update_sizes(updates: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     mean = size.groupby(["group", "variant"], observed=True, sort=False).mean()
     table = mean.unstack("variant")
     order = sorted(table.index, key=lambda group: (not group.startswith("adapters"), group))
-    table = table.loc[order, list(updates["variant"].cat.categories)]
-    ax = get_axes(ax, width=1.1 * table.shape[1] + 4, height=0.32 * table.shape[0] + 1.8)
+    table = table.loc[order, [v for v in updates["variant"].cat.categories if v in table.columns]]
+    many = table.shape[1] > MANY_COLUMNS
+    width = 0.55 if many else 1.1
+    height = max(4.0, 0.32 * table.shape[0] + 1.8)
+    ax = get_axes(ax, width=width * table.shape[1] + 4, height=height)
     label = {"label": "log10 of the root mean square change"}
     sns.heatmap(table, annot=True, fmt=".1f", cmap="cividis", cbar_kws=label, linewidths=0.5, ax=ax)
     ax.set_xlabel("")
     ax.set_ylabel("")
-    ax.tick_params(axis="x", rotation=30)
-    for tick in ax.get_xticklabels():
-        tick.set_horizontalalignment("right")
+    names = [wrap(str(name)) for name in table.columns]
+    ax.set_xticklabels(names, rotation=60 if many else 30, ha="right", rotation_mode="anchor")
     return ax
 
 
-def _legend(ax: Axes) -> None:
-    """Put the legend beside the axes, where it covers nothing."""
-    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, title="")
+def _group_parameters(updates: pd.DataFrame) -> pd.Series:
+    """Return the group of each row: finer ones inside adapters, one elsewhere."""
+    inside = updates["part"].str.startswith("adapters")
+    names = updates["parameter"].str.replace(r"\.?(weight|bias)$", "", regex=True)
+    group = updates["part"]
+    for pattern in ("", r"\.\d+(?=\.|$)", r"\..*"):  # all, without numbers, the first word
+        fine = names.str.replace(pattern, "", regex=True)
+        found = group.where(~inside, (group + ": " + fine).str.removesuffix(": "))
+        if found.nunique() <= MOST_GROUPS:
+            return found
+    return group

@@ -4,7 +4,7 @@ import math
 
 from matplotlib.axes import Axes
 
-from dart.analysis.figures.style import NAMES, colour_variants, get_axes
+from dart.analysis.figures.style import NAMES, colour_variants, get_axes, wrap
 from dart.analysis.statistics import Estimate
 from dart.analysis.verdicts import Comparison, Objective, VariantVerdict
 
@@ -49,7 +49,7 @@ def forest(
             va="center",
             fontsize="small",
         )
-    ax.set_yticks(range(len(drawn)), [verdict.variant for verdict in drawn])
+    ax.set_yticks(range(len(drawn)), [wrap(verdict.variant) for verdict in drawn])
     ax.set_ylim(len(drawn) - 0.5, -0.5)
     what, direction = WORDS[objective]
     unit = NAMES[comparison.metric]

@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from dart.analysis.figures.labels import Segment, place_labels
-from dart.analysis.figures.style import NAMES, colour_variants, get_axes, mark_variants
+from dart.analysis.figures.style import NAMES, colour_variants, get_axes, mark_variants, stretch
 from dart.analysis.verdicts import Comparison
 from dart.metrics import METRICS
 from dart.recipe import ZERO_SHOT
@@ -35,8 +35,8 @@ def trade_off(
             the variants that no other beats on both objectives.
         ax: Where to draw; a new figure unless given.
     """
-    ax = get_axes(ax)
     variants = list(runs["variant"].cat.categories)
+    ax = get_axes(ax, width=8 * stretch(variants), height=6 * stretch(variants))
     colours = colour_variants(variants)
     shapes = mark_variants(variants)
     drawn = runs[(runs["status"] == "finished") & (runs["variant"] != ZERO_SHOT)]
