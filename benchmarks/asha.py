@@ -7,6 +7,8 @@ or by Pareto rank as ``pruning`` does. Half a run counts its steps and leaves no
 ``python -m benchmarks.asha`` uses two simulated surfaces, whose target error falls with the
 steps while forgetting grows: on ``easy`` most settings are fair, on ``hard`` few are.
 ``--real`` trains on the built-in domains instead; ``--real --trials 2 --steps 6`` is a short try.
+``--recorded RESULTS`` trains nothing: its trials are the runs that lie in a results folder, all
+variants of one seed in random orders, and its rungs are steps at which they were measured.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
+import pandas as pd
 import torch
 
 from dart.errors import Pruned
@@ -57,8 +60,8 @@ def by_target(before: Sequence[Point], point: Point, eta: int) -> bool:
 
 
 def by_sum(before: Sequence[Point], point: Point, eta: int) -> bool:
-    """Look at the sum of both errors, each as a share of its corner."""
-    scores = [other[0] / CORNER[0] + other[1] / CORNER[1] for other in (*before, point)]
+    """Look at the sum of both errors."""
+    scores = [sum(other) for other in (*before, point)]
     return _best_share(scores[:-1], scores[-1], eta)
 
 
@@ -114,7 +117,7 @@ def propose(seed: int) -> Iterator[Setting]:
         )
 
 
-def spend(
+def spend(  # noqa: PLR0913  # a search is no less
     trials: Iterator[Callable[[int], Point]],
     rule: Rule,
     *,
@@ -122,12 +125,14 @@ def spend(
     steps: int,
     rungs: Sequence[int],
     eta: int,
-) -> list[Point]:
-    """Run trials until ``budget`` steps are used, and return what whole runs reached.
+    corner: Point,
+) -> float:
+    """Run trials until ``budget`` steps are used, and return the area that whole runs dominate.
 
     Args:
         trials: Each gives its errors after a number of steps.
         steps: Of a whole run.
+        corner: Rules see errors as shares of it.
     """
     reached: dict[int, list[Point]] = {rung: [] for rung in rungs}
     whole: list[Point] = []
@@ -137,16 +142,17 @@ def spend(
             budget -= rung - done
             done = rung
             if budget < 0:
-                return whole
-            point = trial(rung)
+                return hypervolume(whole, corner)
+            errors = trial(rung)
             if rung == steps:
-                whole.append(point)
+                whole.append(errors)
                 break
+            point = errors[0] / corner[0], errors[1] / corner[1]
             goes_on = rule(reached[rung], point, eta)
             reached[rung].append(point)
             if not goes_on:
                 break
-    return whole
+    return hypervolume(whole, corner)
 
 
 def simulate(args: argparse.Namespace) -> list[dict[str, object]]:
@@ -156,16 +162,14 @@ def simulate(args: argparse.Namespace) -> list[dict[str, object]]:
         for runs in (15, 40):
             for name, rule in RULES.items():
                 areas = [
-                    hypervolume(
-                        spend(
-                            (_curve(s, hard=surface == "hard") for s in propose(seed)),
-                            rule,
-                            budget=runs * STEPS,
-                            steps=STEPS,
-                            rungs=(10, 30),
-                            eta=args.eta,
-                        ),
-                        CORNER,
+                    spend(
+                        (_curve(s, hard=surface == "hard") for s in propose(seed)),
+                        rule,
+                        budget=runs * STEPS,
+                        steps=STEPS,
+                        rungs=(10, 30),
+                        eta=args.eta,
+                        corner=CORNER,
                     )
                     for seed in range(args.seeds)
                 ]
@@ -229,20 +233,67 @@ def train(args: argparse.Namespace) -> list[dict[str, object]]:
         for setting in itertools.islice(propose(seed), args.trials):
             runs.append(watch_run(setting, seed, (*rungs, args.steps), args))
             sys.stderr.write(f"seed {seed}: {len(runs)} of {args.trials}\n")
-        corner = tuple(1.1 * max(seen[rungs[0]][axis] for seen in runs) for axis in (0, 1))
+        first = [seen[rungs[0]] for seen in runs]
+        corner = 1.1 * max(point[0] for point in first), 1.1 * max(point[1] for point in first)
         for name, rule in RULES.items():
-            whole = spend(
+            area = spend(
                 (seen.__getitem__ for seen in runs),
                 rule,
                 budget=args.steps * args.trials // 2,
                 steps=args.steps,
                 rungs=rungs,
                 eta=args.eta,
+                corner=corner,
             )
-            areas[name].append(hypervolume(whole, corner))
+            areas[name].append(area)
         areas_here = {name: found[-1] for name, found in areas.items()}
         sys.stderr.write(f"seed {seed}: {json.dumps(areas_here)}\n")
     return [{"surface": "built-in", "rule": name, **_spread(areas[name])} for name in RULES]
+
+
+def read_curves(results: Path, metric: str = "abs_rel") -> dict[int, list[dict[int, Point]]]:
+    """Return seed -> runs, each as step -> errors on validation images of target and source."""
+    seeds: dict[int, list[dict[int, Point]]] = {}
+    for path in sorted(results.glob("runs/[!.]*/curves.parquet")):
+        curve = pd.read_parquet(path)
+        curve = curve[curve["metric"] == metric].pivot_table("value", "step", "role")
+        seed = json.loads((path.parent / "recipe.json").read_text())["seed"]
+        points = {int(str(step)): (row["target"], row["source"]) for step, row in curve.iterrows()}
+        seeds.setdefault(seed, []).append(points)
+    return seeds
+
+
+def replay_recorded(args: argparse.Namespace) -> list[dict[str, object]]:
+    """Return a row a budget and rule: the area is that of the mean order, its spread over seeds."""
+    seeds = read_curves(args.recorded)
+    steps = sorted({step for runs in seeds.values() for run in runs for step in run})
+    start, *rungs, last = steps[0], *steps[1:3], steps[-1]
+    rows: list[dict[str, object]] = []
+    for share, (name, rule) in itertools.product((0.25, 0.5), RULES.items()):
+        areas = []
+        for seed, runs in seeds.items():
+            untouched = runs[0][start]
+            areas.append(
+                mean(
+                    spend(
+                        map(_recorded, random.Random(f"{seed} {i}").sample(runs, len(runs))),
+                        rule,
+                        budget=int(share * last * len(runs)),
+                        steps=last,
+                        rungs=rungs,
+                        eta=args.eta,
+                        corner=(1.1 * untouched[0], 1.1 * untouched[1]),
+                    )
+                    for i in range(100)
+                )
+            )
+        rows.append({"surface": "recorded", "runs": share, "rule": name, **_spread(areas)})
+    return rows
+
+
+def _recorded(run: dict[int, Point]) -> Callable[[int], Point]:
+    # A run without a step is worse there than any other.
+    return lambda step: run.get(step, (math.inf, math.inf))
 
 
 def main() -> None:
@@ -252,13 +303,15 @@ def main() -> None:
     parser.add_argument("--eta", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--real", action="store_true", help="train on the built-in domains")
+    parser.add_argument("--recorded", type=Path, metavar="RESULTS", help="train nothing")
     parser.add_argument("--trials", type=int, default=30, help="trained for each seed")
     parser.add_argument("--steps", type=int, default=180, help="of a whole run")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    rows = train(args) if args.real else simulate(args)
+    measure = replay_recorded if args.recorded else train if args.real else simulate
+    rows = measure(args)
     if args.json:
         print(json.dumps(rows, indent=1))
         return

@@ -96,7 +96,8 @@ class Chaos:
                     raise AssertionError(errors[-2000:])
                 self._add_work()
                 return
-            time.sleep(self.random.uniform(0.0, 1.2 * self.seconds))
+            # Long enough to hit what follows a run too: commit, tracking and the next proposal.
+            time.sleep(self.random.uniform(0.0, 3 * self.seconds))
             workers = _children(process.pid) if self.workers > 1 else []
             if workers and self.random.random() < 0.5:
                 _kill(self.random.choice(workers))
