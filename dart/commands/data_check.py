@@ -66,7 +66,7 @@ def _print(report: Report, sheet: Any) -> None:
     console = create_console()
     console.print(
         f"{report.opened} of {report.frames} frames opened, {report.scenes} scenes, "
-        f"depth in {report.units}"
+        f"unit of depth: {report.units}"
     )
     if report.sizes:
         console.print("sizes: " + ", ".join(f"{size} ({n})" for size, n in report.sizes.items()))

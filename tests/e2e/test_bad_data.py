@@ -217,7 +217,7 @@ def test_units_off_by_a_thousand_are_a_problem_of_the_check(
     shown = capsys.readouterr().out
     assert "units: manifest: median depth" in shown
     assert told in shown
-    assert "depth in not metres" in shown
+    assert "unit of depth: not metres, see the problems" in shown
 
 
 def test_some_invalid_pixels_are_counted_and_never_used(

@@ -200,6 +200,16 @@ def test_the_fingerprint_follows_what_the_data_says(data: Path) -> None:
     assert fingerprint(domain(data, "{train: official, test: [room9]}"), "test") != first
 
 
+@pytest.mark.parametrize("name", ["../secret.npy", "/etc/hostname"])
+def test_a_plan_reads_no_file_outside_the_datas_folder(data: Path, name: str) -> None:
+    (data.parent / "secret.npy").write_bytes(b"x")
+    rows = json.loads((data / "list.json").read_text())
+    rows[3]["depth"] = name if name.endswith(".npy") else f"{name}.npy"
+    (data / "list.json").write_text(json.dumps(rows))
+    with pytest.raises(UserError, match=r"frames\[3\]: .*leaves the folder of the data set"):
+        fingerprint(domain(data, "{train: official, test: rest}"), "test")
+
+
 def test_a_moved_copy_is_the_same_data_and_stamps_say_otherwise(data: Path, tmp_path: Path) -> None:
     names = [domain(data, "{test: 1}"), domain(data, "{test: 1}", "identity: stamps\n", "s.yaml")]
     before = [fingerprint(name, "test") for name in names]
