@@ -9,7 +9,14 @@ from matplotlib.ticker import EngFormatter, NullFormatter
 from scipy import stats
 
 from dart.analysis.figures.labels import place_labels
-from dart.analysis.figures.style import NAMES, colour_variants, get_axes, mark_variants, stretch
+from dart.analysis.figures.style import (
+    NAMES,
+    add_legend,
+    colour_variants,
+    get_axes,
+    mark_variants,
+    stretch,
+)
 from dart.analysis.verdicts import Comparison, Objective, VariantVerdict
 from dart.errors import UserError
 from dart.metrics import METRICS, degradation
@@ -17,6 +24,8 @@ from dart.recipe import ZERO_SHOT
 
 LEVEL = 0.95
 """Of the band over seeds."""
+STYLES = ("-", "--", ":", "-.")
+"""Of the lines of a variant's trials."""
 WORDS = {"adaptation": "more is better", "forgetting": "less is better"}
 
 
@@ -84,7 +93,7 @@ def interpolation_curve(line: pd.DataFrame, *, metric: str, ax: Axes | None = No
     """Draw the target's error against forgetting between the network before and after adaptation.
 
     One line a variant, the mean over seeds, from alpha 0 (before) to 1 (after); with two seeds and
-    more, bars are the intervals of both means over seeds. A plain disc is alpha 1.
+    more, bars are the intervals of both means over seeds. A large mark is alpha 1.
 
     Args:
         line: From ``load_interpolation``.
@@ -101,9 +110,10 @@ def interpolation_curve(line: pd.DataFrame, *, metric: str, ax: Axes | None = No
         raise UserError(f"no error {metric!r} between before and after adaptation to draw")
     ax = get_axes(ax, width=8, height=5.5)
     variants = list(line["variant"].cat.categories)
-    colours = colour_variants(variants)
+    colours, marks = colour_variants(variants), mark_variants(variants)
     for (variant, trial), part in points.groupby(["variant", "trial"], observed=True, dropna=False):
-        several = points.loc[points["variant"] == variant, "trial"].nunique() > 1
+        trials = list(points.loc[points["variant"] == variant, "trial"].unique())
+        several = len(trials) > 1
         name, colour = str(variant), colours[str(variant)]
         ax.errorbar(
             part["forgetting"],
@@ -112,20 +122,23 @@ def interpolation_curve(line: pd.DataFrame, *, metric: str, ax: Axes | None = No
             yerr=part["target_half"],
             color=colour,
             ecolor=(*colour, 0.35),
-            marker="o",
+            marker=marks[name],
             markersize=4,
+            linestyle=STYLES[trials.index(trial) % len(STYLES)] if several else "-",
             linewidth=1.6,
             elinewidth=1,
             label=f"{name} #{trial}" if several else name,
         )
-        last = part[part["alpha"] == part["alpha"].max()]
-        ax.plot(last["forgetting"], last["target"], "o", color=colour, markersize=9, zorder=5)
+        last = part[part["alpha"] == 1]
+        ax.plot(
+            last["forgetting"], last["target"], marks[name], color=colour, markersize=9, zorder=5
+        )
     ax.axvline(0, color="0.6", linewidth=0.8, zorder=0)
     damage = "fall" if METRICS[metric].higher_is_better else "rise"
     better = "up" if METRICS[metric].higher_is_better else "down"
     ax.set_xlabel(f"forgetting: {damage} of {NAMES[metric]} on the source (left is better)")
     ax.set_ylabel(f"{NAMES[metric]} on the target ({better} is better)")
-    ax.legend(frameon=False, fontsize="small")
+    add_legend(ax)
     return ax
 
 

@@ -143,7 +143,7 @@ def _draw_costs(sources: Sources) -> Iterator[Drawing]:
         )
     yield _draw(
         "interpolation",
-        "Between the network before adaptation (no forgetting) and after it (large disc): its "
+        "Between the network before adaptation (no forgetting) and after it (large mark): its "
         "weights mixed with those before. A line is the mean over seeds, the bars its intervals.",
         lambda: interpolation_curve(
             load_interpolation(study.folder, results=study.results), metric=comparison.metric
