@@ -24,6 +24,7 @@ from optuna.samplers import (
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
+from threadpoolctl import threadpool_limits
 
 from dart.errors import UserError
 from dart.metrics import METRICS, compare
@@ -101,23 +102,6 @@ def make_sampler(
         case "random":
             return RandomSampler(seed=seed)
     return TPESampler(seed=seed, n_startup_trials=startup)
-
-
-@contextmanager
-def _one_thread(sampler: BaseSampler) -> Iterator[None]:
-    """Let a Gaussian process compute in one thread: its matrices are too small to be shared."""
-    if not isinstance(sampler, GPSampler):
-        yield
-        return
-    # Only this sampler needs it, and it takes seconds to import.
-    import torch  # noqa: PLC0415
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def measure_trial(results: Sequence[Mapping[str, Any]], metric: str) -> dict[str, float]:
@@ -283,7 +267,8 @@ class Search:
             # Every variant once, so that each has something to be compared by.
             self.optuna.enqueue_trial({"variant": variants[so_far]})
         trial = self.optuna.ask()
-        with _one_thread(self.optuna.sampler):
+        # Matrices of a Gaussian process are too small to share: threads would wait for each other.
+        with threadpool_limits(1):
             variant = self.variant
             if is_joint:
                 variant = str(trial.suggest_categorical("variant", variants))
