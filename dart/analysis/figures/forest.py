@@ -14,6 +14,9 @@ WORDS = {
     "held_out": ("gain on held-out domains", "right is better"),
 }
 
+MANY_ROWS = 12
+"""More variants than that stand closer together."""
+
 
 def forest(
     comparison: Comparison, *, objective: Objective = "adaptation", ax: Axes | None = None
@@ -29,7 +32,8 @@ def forest(
         ax: Where to draw; a new figure unless given.
     """
     drawn = [v for v in comparison.verdicts if _difference(v, objective) is not None]
-    ax = get_axes(ax, width=8, height=0.42 * len(drawn) + 1.6)
+    inches = 0.42 if len(drawn) <= MANY_ROWS else 0.27
+    ax = get_axes(ax, width=8, height=inches * len(drawn) + 1.6)
     colours = colour_variants([v.variant for v in comparison.verdicts])
     margin = {"adaptation": comparison.rope, "forgetting": comparison.margin}.get(objective)
     if margin:
