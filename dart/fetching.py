@@ -85,7 +85,7 @@ def _find(client: MlflowClient, name: str, where: str) -> tuple[Run, dict[str, R
         kind = run.data.tags.get("dart.kind")
         if kind == "study":
             parents.append(run)
-        elif kind == "run" and "dart.logged" in run.data.tags:
+        elif "dart.logged" in run.data.tags:
             children[run.data.tags["dart.key"]] = run
     if not parents:
         raise UserError(f"{where}: experiment {name!r} is not a study of dart")

@@ -32,6 +32,8 @@ ARTIFACTS = ("predictions.png", "per_image.parquet", "adapter.safetensors", "res
 FAILURE_ARTIFACTS = ("traceback.txt",)
 IMAGES = "predictions"
 """The name of a run's picture in MLflow's grid of images."""
+FORMER = "former_run"
+"""In place of ``run``: one that its study, edited since, asks no longer (``dart.views``)."""
 BATCH = {"metrics": 1000, "params": 100}
 """MLflow's limits for one ``log_batch``."""
 PAGE = 1000
@@ -159,7 +161,7 @@ class StudyTracker:
         return {
             run.data.tags["dart.key"]: _Known(run.info.run_id, run.info.status, run.data.tags)
             for run in self._all_runs()
-            if run.data.tags.get("dart.kind") == "run" and "dart.key" in run.data.tags
+            if run.data.tags.get("dart.kind") in ("run", FORMER) and "dart.key" in run.data.tags
         }
 
     def _open_experiment(self, results: Path, about: Mapping[str, str]) -> Experiment:

@@ -6,7 +6,7 @@ shared. That form is not documented, so a plain link that compares the runs goes
 
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from mlflow.entities import Run
 
 from dart.errors import UserError
 from dart.recipe import ZERO_SHOT
-from dart.tracking import IMAGES, database_uri, describe_refusal, open_client
+from dart.tracking import FORMER, IMAGES, database_uri, describe_refusal, open_client
 
 TAG = "mlflow.sharedViewState."
 TAG_LENGTH = 5000
@@ -71,19 +71,26 @@ def find_view(results: Path, study: str, *, uri: str | None = None) -> View:
     return View(experiment, "", _identities(runs))
 
 
-def write_view(results: Path, study: str, *, metric: str, uri: str | None = None) -> View:
+def write_view(
+    results: Path, study: str, *, metric: str, keys: Collection[str], uri: str | None = None
+) -> View:
     """Write the view of a study into its experiment; doing it again changes nothing.
+
+    Runs that the study, edited since, asks no longer stay in MLflow and are tagged, so that the
+    view leaves them out.
 
     Args:
         results: The results folder; its database is used unless ``uri`` is given.
         study: The study's name.
         metric: Its metric.
+        keys: Of the runs that it asks.
         uri: Another database's or a server's address.
 
     Raises:
         UserError: MLflow does not know the study, or cannot be used.
     """
-    client, experiment, runs = _read(results, study, uri)
+    client, experiment, every = _read(results, study, uri)
+    runs = [run for run in every if run.data.tags["dart.key"] in keys]
     content = json.dumps(describe_view(runs, metric=metric), separators=(",", ":"))
     assert len(content) <= TAG_LENGTH
     # The page keeps in the browser what it was given under a key: other content, another key.
@@ -93,6 +100,10 @@ def write_view(results: Path, study: str, *, metric: str, uri: str | None = None
             if name.startswith(f"{TAG}dart") and name != TAG + key:
                 client.delete_experiment_tag(experiment, name)
         client.set_experiment_tag(experiment, TAG + key, content)
+        for run in every:
+            kind = "run" if run.data.tags["dart.key"] in keys else FORMER
+            if run.data.tags["dart.kind"] != kind:
+                client.set_tag(run.info.run_id, "dart.kind", kind)
     except Exception as error:
         raise UserError(describe_refusal(results, uri, error)) from None
     return View(experiment, key, _identities(runs))
@@ -124,7 +135,7 @@ def _find_runs(client: MlflowClient, experiment: str) -> Iterator[Run]:
     while True:
         page = client.search_runs(
             [experiment],
-            "tags.`dart.kind` = 'run' AND attributes.status = 'FINISHED'",
+            "tags.`dart.kind` != 'study' AND attributes.status = 'FINISHED'",
             max_results=PAGE,
             page_token=token,
             order_by=["metrics.adaptation DESC"],

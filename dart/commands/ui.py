@@ -38,7 +38,8 @@ def ui(options: Namespace) -> int:
     study = open_study(options.study, results=results, tracking_uri=uri)
     read_records(study)
     name, metric = study.record.study, study.record.metric
-    view = write_view(results, name, metric=metric, uri=uri)
+    keys = {cell.key for cell in study.record.cells}
+    view = write_view(results, name, metric=metric, keys=keys, uri=uri)
     if uri is not None and uri.startswith(SERVERS):
         _show(view, uri, open_it=not options.no_browser)
         return 0

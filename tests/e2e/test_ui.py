@@ -48,11 +48,17 @@ def _track(results: Path, run: FakeRun, tracker: StudyTracker) -> None:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
-    write_study(folder, RUNS)
+    gone = adapted("gone", gain=0.3, loss=0.3)
+    write_study(folder, [*RUNS, gone])
     tracker = StudyTracker(folder, "toy", about={"question": "Which?"})
-    for run in RUNS:
+    for run in (*RUNS, gone):
         _track(folder, run, tracker)
     tracker.close("FINISHED", summary={})
+    # The study is edited: one variant is not asked any more.
+    cells = folder / "studies" / "toy" / "cells.json"
+    content = json.loads(cells.read_text())
+    content["cells"] = [cell for cell in content["cells"] if cell["variant"] != "gone"]
+    cells.write_text(json.dumps(content))
     return folder
 
 
