@@ -191,9 +191,11 @@ def test_a_soup_is_measured_like_a_run(project: Path, capsys: pytest.CaptureFixt
     assert main(["soup", "real", "none", *where]) == 0
     result = json.loads(capsys.readouterr().out)
     folder = results / "soups" / "real-none-0"
-    records = [json.loads(path.read_text()) for path in results.glob("runs/*/result.json")]
-    keys = [record["key"] for record in records if record["variant"] == "none"]
-    seeds = [load_file(results / "runs" / key / "adapter.safetensors") for key in keys]
+    seeds = [
+        load_file(path.with_name("adapter.safetensors"))
+        for path in results.glob("runs/*/result.json")
+        if json.loads(path.read_text())["variant"] == "none"
+    ]
     mean = load_file(folder / "adapter.safetensors")
     assert len(seeds) == 2
     for name, tensor in mean.items():
