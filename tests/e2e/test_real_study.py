@@ -209,7 +209,9 @@ def test_a_soup_is_measured_like_a_run(project: Path, capsys: pytest.CaptureFixt
     assert result["domains"]["rooms_fisheye"]["after"]["abs_rel"] == pytest.approx(again, rel=1e-5)
     assert main(["soup", "real", "nothing", *where]) == 2
     (told,) = capsys.readouterr().err.splitlines()
-    assert told.startswith("error: study 'real' has no finished run of 'nothing'; there are: none, ")
+    assert told.startswith(
+        "error: study 'real' has no finished run of 'nothing'; there are: none, "
+    )
 
 
 DIVERGING = """\
