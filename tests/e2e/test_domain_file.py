@@ -1,6 +1,5 @@
 """A user's own frames as the target of a study, through nothing but two small text files."""
 
-import csv
 import json
 import os
 import subprocess
@@ -10,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from dart.cli import main
 from dart.data.dataset import open_domain
+from tests.helpers.own_frames import write_frames
 
 STUDY = """\
 variants:
@@ -36,27 +35,7 @@ splits: {train: 0.5, val: 0.25, test: 0.25}
 def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve fisheye frames in files of the user's making, a domain file and a study."""
     root = tmp_path_factory.mktemp("own")
-    frames = root / "data" / "frames"
-    frames.mkdir(parents=True)
-    rows = []
-    for number, sample in enumerate(open_domain("rooms_fisheye", "test")[:12]):
-        pixels = (sample.image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-        Image.fromarray(pixels).save(frames / f"{number}.png")
-        units = (sample.distance.numpy().astype(np.float64) * 2000).round().astype(np.uint16)
-        Image.fromarray(units).save(frames / f"{number}_range.png")
-        (frames / "lens.json").write_text(json.dumps(sample.camera.to_dict()))
-        rows.append(
-            {
-                "image": f"{number}.png",
-                "depth": f"{number}_range.png",
-                "camera": "lens.json",
-                "scene": f"room {number}",
-            }
-        )
-    with (frames / "list.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_frames(root / "data" / "frames", 12)
     for name in ("my_fisheye", "known"):
         (root / "data" / f"{name}.yaml").write_text(DOMAIN)
     (root / "studies").mkdir()

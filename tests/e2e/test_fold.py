@@ -1,6 +1,5 @@
 """Runs folded into one step end as they end alone, whatever goes wrong with the others."""
 
-import csv
 import json
 import math
 import os
@@ -12,14 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
 import run_study
-from dart.data.dataset import open_domain
 from dart.errors import Stopped
 from dart.studies.fold_executor import FoldExecutor
 from dart.studies.plan import make_plan
@@ -27,6 +23,7 @@ from dart.studies.spec import load_spec
 from dart.studies.stopping import StopRequest
 from dart.studies.worker import Task
 from dart.training import together
+from tests.helpers.own_frames import write_frames
 
 ROOT = Path(__file__).parents[2]
 STUDY = """\
@@ -52,19 +49,7 @@ LONG = 60
 def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight small fisheye frames, source and target in one, and a study in two lengths."""
     root = tmp_path_factory.mktemp("own")
-    rows = []
-    for number, sample in enumerate(open_domain("rooms_fisheye", "test")[:NUM_FRAMES]):
-        pixels = (sample.image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-        Image.fromarray(pixels).save(root / f"{number}.png")
-        units = (sample.distance.numpy().astype(np.float64) * 2000).round().astype(np.uint16)
-        Image.fromarray(units).save(root / f"{number}_range.png")
-        (root / "lens.json").write_text(json.dumps(sample.camera.to_dict()))
-        files = {"image": f"{number}.png", "depth": f"{number}_range.png", "camera": "lens.json"}
-        rows.append(files | {"scene": f"room {number}"})
-    with (root / "list.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_frames(root, NUM_FRAMES)
     for name in ("own", "known"):
         (root / f"{name}.yaml").write_text(DOMAIN)
     (root / "short.yaml").write_text(STUDY.replace("STEPS", "4"))

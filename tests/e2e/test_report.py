@@ -13,7 +13,7 @@ from dart.analysis.verdicts import compare_study
 from dart.cli import main
 from tests.helpers.browser import chromium
 from tests.helpers.servers import Unavailable
-from tests.helpers.study_results import FakeRun, adapted, untouched, write_study
+from tests.helpers.study_results import FakeRun, adapted, three_variants, untouched, write_study
 
 PAPER = 688
 """Pixels between the margins of A4."""
@@ -22,12 +22,7 @@ PAPER = 688
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
-    runs = [untouched()]
-    for i, variant in enumerate(("daa", "gated", "other")):
-        runs += [
-            adapted(variant, gain=0.1 + i / 50 + seed / 1000, loss=0.02 + seed / 1000, seed=seed)
-            for seed in range(3)
-        ]
+    runs = three_variants()
     runs.append(adapted("other", gain=0.1, loss=0.02, seed=3))
     runs += [FakeRun("gated", seed=3, status="failed"), FakeRun("daa", seed=3, status="missing")]
     write_study(folder, runs, details=True)

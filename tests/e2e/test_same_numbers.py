@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dart.cli import main
-from tests.helpers.study_results import FakeRun, adapted, untouched, write_study
+from tests.helpers.study_results import FakeRun, three_variants, write_study
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "02_verdicts.ipynb"
 OBJECTIVES = ("adaptation", "forgetting", "held_out")
@@ -21,12 +21,7 @@ OBJECTIVES = ("adaptation", "forgetting", "held_out")
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
-    runs = [untouched()]
-    for i, variant in enumerate(("daa", "gated", "other")):
-        runs += [
-            adapted(variant, gain=0.1 + i / 50 + seed / 1000, loss=0.02 + seed / 500, seed=seed)
-            for seed in range(3)
-        ]
+    runs = three_variants(loss_per_seed=2e-3)
     runs.append(FakeRun("gated", seed=3, status="failed"))
     write_study(folder, runs, name="quickstart", details=True)
     return folder

@@ -51,6 +51,17 @@ def adapted(variant: str, *, gain: float, loss: float, **fields: Any) -> FakeRun
     return FakeRun(variant, after={"abs_rel": after, "delta1": delta1}, **fields)
 
 
+def three_variants(*, loss_per_seed: float = 1e-3) -> list[FakeRun]:
+    """The untouched network and three variants with three seeds each."""
+    return [untouched()] + [
+        adapted(
+            variant, gain=0.1 + i / 50 + seed / 1000, loss=0.02 + seed * loss_per_seed, seed=seed
+        )
+        for i, variant in enumerate(("daa", "gated", "other"))
+        for seed in range(3)
+    ]
+
+
 def untouched(**fields: Any) -> FakeRun:
     """Return the row that every study has: nothing trained, nothing changed."""
     return FakeRun("zero_shot", after=BEFORE, trainable_parameters=0, **fields)
