@@ -15,6 +15,7 @@ import uuid
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
@@ -85,7 +86,10 @@ class Rows:
 
     def expand(self, name: str, groups: Integer[ndarray, " g"]) -> Integer[ndarray, " n"]:
         """Return a column of all runs' rows."""
-        kind = _smallest(len(self.words[name])) if name in self.words else np.int64
+        if name in self.words:
+            kind: np.dtype | type = _smallest(len(self.words[name]))
+        else:
+            kind = np.result_type(*(_narrow(rows[name]) for rows in self.layouts))
         column = np.empty(int(self.count(groups).sum()), kind)
         position = 0
         for group in groups:
@@ -111,7 +115,7 @@ class Images:
 
     def of_runs(self, values: Shaped[ndarray, " r"]) -> Shaped[ndarray, " n"]:
         """Return a value of each run for each of its rows."""
-        return np.repeat(np.tile(values, len(self.counts)), self.counts.ravel())
+        return np.repeat(np.tile(_narrow(values), len(self.counts)), self.counts.ravel())
 
 
 def read_images(
@@ -136,8 +140,20 @@ def read_images(
         with suppress(*DAMAGED):  # made anew
             return _read_kept(cache, metrics, splits)
     rows, errors = _read_all(paths)
+    with ThreadPoolExecutor(1) as beside:
+        kept = beside.submit(_keep, rows, errors, cache)
+        images = _choose_images(rows, errors, metrics, splits)
     with suppress(OSError):  # results may be on a disk that is only read
-        _keep(rows, errors, cache)
+        kept.result()
+    return images
+
+
+def _choose_images(
+    rows: Rows,
+    errors: Mapping[str, Float[ndarray, " _n"]],
+    metrics: Sequence[str] | None,
+    splits: Sequence[str] | None,
+) -> Images:
     groups = rows.choose(metrics, splits)
     every = np.arange(len(rows.metrics))
     if len(groups) < len(every):
@@ -212,6 +228,14 @@ def _to_images(
 def _smallest(count: int) -> type[np.signedinteger]:
     """Return the type that pandas keeps the codes of so many categories in."""
     return np.int8 if count < 2**7 else np.int16 if count < 2**15 else np.int32
+
+
+def _narrow(values: Shaped[ndarray, " n"]) -> Shaped[ndarray, " n"]:
+    """Return whole numbers in four bytes where those hold them; in millions of rows it tells."""
+    limits = np.iinfo(np.int32)
+    if values.dtype != np.int64 or values.min() < limits.min or values.max() > limits.max:
+        return values
+    return values.astype(np.int32)
 
 
 def _keep(rows: Rows, errors: Mapping[str, Float[ndarray, " _n"]], cache: Path) -> None:

@@ -22,6 +22,9 @@ CHANGES: dict[str, Change] = {
     "other errors after": lambda errors, run: errors.assign(after=errors["after"] + run),
     "other errors before": lambda errors, run: errors.assign(before=errors["before"] + run),
     "other scenes": lambda errors, run: errors.assign(scene=errors["scene"] * 2 + run),
+    "a scene beyond four bytes": lambda errors, run: errors.assign(
+        scene=errors["scene"] + (2**31 if run == 1 else 0)
+    ),
     "rows in another order": lambda errors, run: errors.sample(frac=1, random_state=run),
     "other images": lambda errors, run: errors.assign(image=errors["image"] + f"of {run}"),
     "fewer rows": lambda errors, run: errors.iloc[run * 5 :],
@@ -51,7 +54,11 @@ def _read_alone(results: Path) -> pd.DataFrame:
         frame[name] = pd.Categorical(frame[name], frame[name].unique())
     codes = [frame[name].cat.codes for name in ("metric", "split")]
     frame = frame.iloc[np.lexsort(codes[::-1])].reset_index(drop=True)
-    return frame.astype({"before": float, "after": float})
+    frame = frame.astype({"before": float, "after": float})
+    for name in ("scene", "seed"):
+        if frame[name].between(-(2**31), 2**31 - 1).all():
+            frame[name] = frame[name].astype("int32")
+    return frame
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
