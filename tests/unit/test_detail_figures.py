@@ -251,3 +251,13 @@ def test_the_front_leaves_out_what_is_beaten(tmp_path: Path) -> None:
     assert front.get_drawstyle() == "steps-post"
     points = np.asarray(front.get_xydata(), float)
     assert np.allclose(points, [[0.2, 0.05], [0.1, 0.01], [0, 0]])
+
+
+def test_many_variants_stand_below_each_other(results: Path) -> None:
+    updates = load_updates("toy", results=results)
+    daa = updates[updates["variant"] == "daa"]
+    names = [f"daa_{i}" for i in range(13)]
+    many = pd.concat([daa.assign(variant=name) for name in names])
+    ax = update_sizes(many.assign(variant=pd.Categorical(many["variant"], names)))
+    assert [label.get_text() for label in ax.get_yticklabels()] == names
+    assert "decoder" in [label.get_text() for label in ax.get_xticklabels()]

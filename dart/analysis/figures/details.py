@@ -188,16 +188,16 @@ def update_sizes(updates: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     table = mean.unstack("variant")
     order = sorted(table.index, key=lambda group: (not group.startswith("adapters"), group))
     table = table.loc[order, [v for v in updates["variant"].cat.categories if v in table.columns]]
-    many = table.shape[1] > MANY_COLUMNS
-    width = 0.55 if many else 1.1
-    height = max(4.0, 0.32 * table.shape[0] + 1.8)
-    ax = get_axes(ax, width=width * table.shape[1] + 4, height=height)
+    table.columns = [wrap(str(name)) for name in table.columns]
+    if table.shape[1] > MANY_COLUMNS:  # a page is higher than wide
+        table = table.T
+    width, height = (inches * n for inches, n in zip((1.1, 0.32), table.shape[::-1], strict=True))
+    ax = get_axes(ax, width=width + 4, height=max(4.0, height + 1.8))
     label = {"label": "log10 of the root mean square change"}
     sns.heatmap(table, annot=True, fmt=".1f", cmap="cividis", cbar_kws=label, linewidths=0.5, ax=ax)
     ax.set_xlabel("")
     ax.set_ylabel("")
-    names = [wrap(str(name)) for name in table.columns]
-    ax.set_xticklabels(names, rotation=60 if many else 30, ha="right", rotation_mode="anchor")
+    ax.set_xticklabels(ax.get_xticklabels(), rotation=30, ha="right", rotation_mode="anchor")
     return ax
 
 

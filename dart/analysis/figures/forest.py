@@ -3,6 +3,7 @@
 import math
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from dart.analysis.figures.style import NAMES, colour_variants, get_axes, wrap
 from dart.analysis.statistics import Estimate
@@ -58,6 +59,7 @@ def forest(
     what, direction = WORDS[objective]
     unit = NAMES[comparison.metric]
     ax.set_xlabel(f"difference in {what} to {comparison.baseline}, {unit} ({direction})")
+    ax.xaxis.set_major_locator(MaxNLocator(6))
     ax.grid(axis="x", color="0.9", linewidth=0.6)
     ax.set_axisbelow(True)
     return ax

@@ -8,6 +8,7 @@ from typing import Any
 from dart.analysis.records import Cell, RunRecord, Study
 
 MOST_SHOWN = 3
+TRAINING = "training: "
 
 
 def describe_origins(
@@ -29,6 +30,7 @@ def describe_origins(
         note("device", environment.device)
         note("error of", run.convention)
         _note_recipe(note, _read_recipe(study, cell))
+    _join_training(found)
     found["seeds"] = Counter([_words(sorted({cell.seed for cell, _ in records}))])
     return {heading: _join(values) for heading, values in found.items()}
 
@@ -39,9 +41,18 @@ def _note_recipe(note: Any, recipe: Mapping[str, Any]) -> None:
         note(name.replace("_", "-"), protocol.get(name))
     note("pretrained", _named_hash(protocol.get("pretrained"), recipe.get("pretrained_sha256")))
     if recipe.get("variant") != "zero_shot":
-        note("training", recipe.get("training"))
+        for name, value in recipe.get("training", {}).items():
+            note(f"{TRAINING}{name}", value if value not in ("", {}, []) else "nothing")
     for name, value in recipe.get("data", {}).items():
         note(f"data {name}", value[:16])
+
+
+def _join_training(found: dict[str, Counter[str]]) -> None:
+    """Tell the fields that all runs share at once; the others keep a heading each."""
+    shared = [name for name in found if name.startswith(TRAINING) and len(found[name]) == 1]
+    words = [f"{name.removeprefix(TRAINING)} {_join(found.pop(name))}" for name in shared]
+    if words:
+        found["training"] = Counter([", ".join(words)])
 
 
 def _named_hash(name: object, sha256: object) -> str | None:
