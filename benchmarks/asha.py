@@ -18,7 +18,7 @@ import math
 import random
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ import torch
 
 from dart.errors import Pruned
 from dart.protocol import run_recipe
-from dart.recipe import ProtocolSpec, TrainingSpec
+from dart.recipe import Group, ProtocolSpec, TrainingSpec
 from dart.studies.asha import survives
 from dart.studies.folders import write_atomic
 from dart.studies.hypervolume import hypervolume
@@ -38,6 +38,13 @@ from dart.studies.plan import create_recipe
 Point = tuple[float, float]
 Rule = Callable[[Sequence[Point], Point, int], bool]
 CORNER = (0.44, 0.011)
+TRAINED: tuple[tuple[Group, ...], ...] = (
+    ("adapters",),
+    ("adapters", "scale_head"),
+    ("adapters", "decoder"),
+    ("adapters", "decoder", "scale_head"),
+)
+"""What a real trial trains, by its setting's kind."""
 STEPS = 90
 RESULTS = Path(tempfile.gettempdir()) / "dart-asha"
 """Keeps what was measured before training and after: a second start goes on with what lacks."""
@@ -205,7 +212,13 @@ def watch_run(
     setting: Setting, seed: int, steps: tuple[int, ...], args: argparse.Namespace
 ) -> dict[int, Point]:
     """Train one setting, unless that was done before, and return step -> errors."""
-    training = TrainingSpec(steps=steps[-1], learning_rate=setting.rate, batch_size=args.batch_size)
+    training = TrainingSpec(
+        trainable=TRAINED[setting.kind],
+        steps=steps[-1],
+        learning_rate=setting.rate,
+        batch_size=args.batch_size,
+        precision="bfloat16",
+    )
     recipe = create_recipe(
         "daa_zero_init", {"rank": setting.capacity}, ProtocolSpec(), training, seed
     )
@@ -226,29 +239,66 @@ def train(args: argparse.Namespace) -> list[dict[str, object]]:
     A run's errors at its rungs do not depend on what a rule makes of them.
     """
     torch.set_num_threads(args.threads)
-    rungs = tuple(max(1, args.steps * part // 9) for part in (1, 3))
-    areas: dict[str, list[float]] = {name: [] for name in RULES}
+    steps = (max(1, args.steps // 9), max(1, args.steps // 3), args.steps)
+    # A step of next to no length, of an adapter that begins as nothing: the network as it was.
+    still = Setting(rate=1e-30, capacity=2, gate=0.0, kind=0, nuisance=(), noise=0)
+    untouched = watch_run(still, 0, (1,), args)[1]
+    seeds: dict[int, list[dict[int, Point]]] = {}
     for seed in range(args.seeds):
-        runs = []
+        runs = seeds[seed] = []
         for setting in itertools.islice(propose(seed), args.trials):
-            runs.append(watch_run(setting, seed, (*rungs, args.steps), args))
+            runs.append(watch_run(setting, seed, steps, args))
             sys.stderr.write(f"seed {seed}: {len(runs)} of {args.trials}\n")
-        first = [seen[rungs[0]] for seen in runs]
-        corner = 1.1 * max(point[0] for point in first), 1.1 * max(point[1] for point in first)
-        for name, rule in RULES.items():
-            area = spend(
-                (seen.__getitem__ for seen in runs),
-                rule,
-                budget=args.steps * args.trials // 2,
-                steps=args.steps,
-                rungs=rungs,
-                eta=args.eta,
-                corner=corner,
-            )
-            areas[name].append(area)
-        areas_here = {name: found[-1] for name, found in areas.items()}
-        sys.stderr.write(f"seed {seed}: {json.dumps(areas_here)}\n")
-    return [{"surface": "built-in", "rule": name, **_spread(areas[name])} for name in RULES]
+    return compare_rules("built-in", seeds, steps=steps, untouched=untouched, eta=args.eta)
+
+
+def compare_rules(
+    surface: str,
+    seeds: Mapping[int, Sequence[dict[int, Point]]],
+    *,
+    steps: Sequence[int],
+    untouched: Point,
+    eta: int,
+) -> list[dict[str, object]]:
+    """Return a row a budget and rule: the area that a seed's trials dominate, mean of 100 orders.
+
+    Args:
+        surface: What the rows are called.
+        seeds: Seed -> its trials, each as step -> errors.
+        steps: Of the rungs and of a whole run.
+        untouched: The errors before training; the corner lies a tenth beyond them.
+    """
+    *rungs, last = steps
+    rows: list[dict[str, object]] = []
+    for share in (0.25, 0.5):
+        areas = {
+            name: [
+                mean(
+                    spend(
+                        map(_recorded, random.Random(f"{seed} {i}").sample(runs, len(runs))),
+                        rule,
+                        budget=int(share * last * len(runs)),
+                        steps=last,
+                        rungs=rungs,
+                        eta=eta,
+                        corner=(1.1 * untouched[0], 1.1 * untouched[1]),
+                    )
+                    for i in range(100)
+                )
+                for seed, runs in seeds.items()
+            ]
+            for name, rule in RULES.items()
+        }
+        for name, found in areas.items():
+            gains = [one - other for one, other in zip(found, areas["none"], strict=True)]
+            row = {"surface": surface, "runs": share, "rule": name, **_spread(found)}
+            rows.append({**row, "areas": found, "gain": _spread(gains)})
+    return rows
+
+
+def _recorded(run: dict[int, Point]) -> Callable[[int], Point]:
+    # A run without a step is worse there than any other.
+    return lambda step: run.get(step, (math.inf, math.inf))
 
 
 def read_curves(results: Path, metric: str = "abs_rel") -> dict[int, list[dict[int, Point]]]:
@@ -264,36 +314,12 @@ def read_curves(results: Path, metric: str = "abs_rel") -> dict[int, list[dict[i
 
 
 def replay_recorded(args: argparse.Namespace) -> list[dict[str, object]]:
-    """Return a row a budget and rule: the area is that of the mean order, its spread over seeds."""
+    """Return the rows of runs that were trained whole, and measured on the way."""
     seeds = read_curves(args.recorded)
-    steps = sorted({step for runs in seeds.values() for run in runs for step in run})
-    start, *rungs, last = steps[0], *steps[1:3], steps[-1]
-    rows: list[dict[str, object]] = []
-    for share, (name, rule) in itertools.product((0.25, 0.5), RULES.items()):
-        areas = []
-        for seed, runs in seeds.items():
-            untouched = runs[0][start]
-            areas.append(
-                mean(
-                    spend(
-                        map(_recorded, random.Random(f"{seed} {i}").sample(runs, len(runs))),
-                        rule,
-                        budget=int(share * last * len(runs)),
-                        steps=last,
-                        rungs=rungs,
-                        eta=args.eta,
-                        corner=(1.1 * untouched[0], 1.1 * untouched[1]),
-                    )
-                    for i in range(100)
-                )
-            )
-        rows.append({"surface": "recorded", "runs": share, "rule": name, **_spread(areas)})
-    return rows
-
-
-def _recorded(run: dict[int, Point]) -> Callable[[int], Point]:
-    # A run without a step is worse there than any other.
-    return lambda step: run.get(step, (math.inf, math.inf))
+    start, *steps = sorted({step for runs in seeds.values() for run in runs for step in run})
+    untouched = next(iter(seeds.values()))[0][start]
+    steps = [*steps[:2], steps[-1]]
+    return compare_rules("recorded", seeds, steps=steps, untouched=untouched, eta=args.eta)
 
 
 def main() -> None:

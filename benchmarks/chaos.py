@@ -4,9 +4,11 @@
     .venv/bin/python benchmarks/chaos.py --kills 100 --workers 2  # and workers of Ray
 
 A stand-in for training writes records whose numbers follow from the recipe, and its log tells what
-was begun. SIGKILL comes at random moments, drawn from ``--seed``; with workers half of the kills
-hit one of them. At the end every run must be there, with the numbers of an undisturbed study, each
-committed once: no committed record may ever change.
+was begun. SIGKILL comes at random moments, drawn from ``--seed``: a third of them while a run
+trains, a third from the moment on when its record stands aside, a third after its commit, when
+MLflow, Optuna and the ledger are written. With workers half of the kills hit one of them. At the
+end every run must be there, with the numbers of an undisturbed study, each committed once: no
+committed record may ever change.
 """
 
 import argparse
@@ -19,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +37,10 @@ variants: {{plain: {{}}, tuned: {{rank: {{low: 2, high: 64, log: true}}, gate: [
 baseline: plain
 budget: {{trials: {trials}, seeds: [0, 1]}}
 """
+COMMIT_SECONDS = 0.03
+"""What comes between a record that stands aside and the rename, at most, on a busy disk."""
+DEATHS = 2
+"""A run whose worker dies a third time is recorded as crashed."""
 
 
 @dataclass
@@ -46,6 +54,10 @@ class Chaos:
     track: bool
     random: random.Random
     kills: dict[str, int] = field(default_factory=lambda: {"coordinator": 0, "worker": 0})
+    found: Counter[str] = field(default_factory=Counter)
+    """What the killed process was at, told from the folders that it left."""
+    deaths: Counter[str] = field(default_factory=Counter)
+    """Run -> workers that were killed while they had it."""
     starts: int = 0
     seen: dict[str, str] = field(default_factory=dict)
     """Committed run -> its record as it was first seen."""
@@ -77,6 +89,8 @@ class Chaos:
         """Remember what was committed; a record that changes was committed twice."""
         for path in (self.results / "runs").glob("[!.]*/result.json"):
             text = path.read_text()
+            if json.loads(text)["status"] != "finished":
+                continue  # its worker was killed, and it is tried again
             if self.seen.setdefault(path.parent.name, text) != text:
                 self.changed.append(path.parent.name)
 
@@ -89,40 +103,74 @@ class Chaos:
 
     def _kill_at_random(self, process: subprocess.Popen[str], kills: int) -> None:
         while sum(self.kills.values()) < kills:
-            begun = self._begun()
-            if self._wait_for_more(process, begun):
+            if not self._wait_for_moment(process):
                 _, errors = process.communicate()
                 if process.returncode != 0:
                     raise AssertionError(errors[-2000:])
                 self._add_work()
                 return
-            # Long enough to hit what follows a run too: commit, tracking and the next proposal.
-            time.sleep(self.random.uniform(0.0, 3 * self.seconds))
-            workers = _children(process.pid) if self.workers > 1 else []
-            if workers and self.random.random() < 0.5:
-                _kill(self.random.choice(workers))
+            victim = self._choose_worker(process.pid)
+            if victim is not None:
+                _kill(victim)
                 self.kills["worker"] += 1
+                self._classify([victim])
                 continue
+            workers = _children(process.pid) if self.workers > 1 else [process.pid]
             process.kill()
             process.communicate()
             self.kills["coordinator"] += 1
+            self._classify(workers)
             return
         process.kill()
         process.communicate()
 
-    def _begun(self) -> int:
-        return len(self.log.read_text().splitlines())
+    def _wait_for_moment(self, process: subprocess.Popen[str]) -> bool:
+        """Wait until a run is at a random moment of its life; False if the study ended before."""
+        begun, committed = self._count_begun(), self._count_committed()
+        moment = self.random.choice(("training", "committing", "committed"))
+        if not _wait(process, lambda: self._count_begun() > begun, every=0.01):
+            return False
+        longest = self.seconds
+        if moment == "committing":
+            longest = COMMIT_SECONDS
+            if not _wait(process, lambda: bool(self._aside("result.json")), every=0.001):
+                return False
+        if moment == "committed":
+            longest = 2 * self.seconds
+            if not _wait(process, lambda: self._count_committed() > committed, every=0.005):
+                return False
+        time.sleep(self.random.uniform(0.0, longest))
+        return process.poll() is None
 
-    def _wait_for_more(self, process: subprocess.Popen[str], begun: int) -> bool:
-        """Wait until one more run was begun; say whether the process ended instead."""
-        deadline = time.monotonic() + 300
-        while self._begun() == begun:
-            if process.poll() is not None:
-                return True
-            if time.monotonic() > deadline:
-                raise AssertionError("nothing was begun for five minutes")
-            time.sleep(0.01)
-        return False
+    def _choose_worker(self, pid: int) -> int | None:
+        """Return the worker to kill, or None for the coordinator: half of the times either."""
+        workers = _children(pid) if self.workers > 1 else []
+        if not workers or self.random.random() >= 0.5:
+            return None
+        chosen = self.random.choice(workers)
+        for path in self._aside(""):
+            run, _, owner = path.name.removeprefix(".tmp-").partition("-")
+            if owner.endswith(f"-{chosen}"):
+                if self.deaths[run] >= DEATHS:
+                    return None
+                self.deaths[run] += 1
+        return chosen
+
+    def _classify(self, pids: list[int]) -> None:
+        """Count what killed processes were at."""
+        own = [path for path in self._aside("") if int(path.name.rpartition("-")[2]) in pids]
+        written = [path for path in own if (path / "result.json").exists()]
+        self.found["committing" if written else "training" if own else "between"] += 1
+
+    def _aside(self, name: str) -> list[Path]:
+        """Return the runs that are not committed, or a file of theirs."""
+        return list((self.results / "runs").glob(f".tmp-*/{name}" if name else ".tmp-*"))
+
+    def _count_committed(self) -> int:
+        return len(list((self.results / "runs").glob("[!.]*")))
+
+    def _count_begun(self) -> int:
+        return len(self.log.read_text().splitlines())
 
     def _add_work(self) -> None:
         self.trials += 4
@@ -144,6 +192,7 @@ class Chaos:
         return {
             "runs": len(wanted),
             "kills": self.kills,
+            "killed_while": dict(self.found),
             "starts": self.starts,
             "begun": len(begun),
             "repeated": len(begun) - len(set(begun)),
@@ -170,6 +219,18 @@ class Chaos:
 def _numbers(results: Path, name: str) -> Any:
     record = json.loads((results / "runs" / name / "result.json").read_text())
     return {key: record[key] for key in ("key", "status", "domains", "validation_domains")}
+
+
+def _wait(process: subprocess.Popen[str], until: Callable[[], bool], *, every: float) -> bool:
+    """Wait until something holds; False if the process ended instead."""
+    deadline = time.monotonic() + 300
+    while not until():
+        if process.poll() is not None:
+            return False
+        if time.monotonic() > deadline:
+            raise AssertionError("nothing happened for five minutes")
+        time.sleep(every)
+    return True
 
 
 def _children(pid: int) -> list[int]:

@@ -23,6 +23,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag, ViewType
 from PIL import Image, UnidentifiedImageError
 
+from dart.curve_rows import split_last, takes_rows, write_rows
 from dart.errors import UserError
 from dart.locks import wait_for_lock
 from dart.stores import hide_password
@@ -282,7 +283,11 @@ class StudyTracker:
         tags = self._failure_tags(run, result) | {"dart.logged": attempt}
         # The tag that says all is logged comes in the last batch: a kill before it means again.
         params = {} if begun else dict(flatten_recipe(recipe))
-        self._log_rows(run, params, list(list_metrics(result, folder)), tags=tags)
+        rows = list(list_metrics(result, folder))
+        if takes_rows(self.uri):
+            earlier, rows = split_last(rows)
+            write_rows(self.uri, run.identity, earlier)
+        self._log_rows(run, params, rows, tags=tags)
         run.tags = tags
         self._end(run, status, ended(result))
 

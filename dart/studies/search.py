@@ -24,6 +24,7 @@ from optuna.samplers import (
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy import event
 from threadpoolctl import threadpool_limits
 
 from dart.errors import UserError
@@ -73,11 +74,21 @@ def open_storage(url: str) -> Iterator[RDBStorage]:
             f"{hide_password(url)}: Optuna cannot use it: {reason}; move it away to "
             "start the search afresh (finished runs are kept)"
         ) from None
+    if url.startswith("sqlite"):
+        # Kills and power cuts leave such a file whole; at most its last entries are missing, and
+        # those are proposed again. A commit then costs a write, not three waits for the disk.
+        event.listen(storage.engine, "connect", _write_ahead)
+        storage.engine.dispose()
     try:
         yield storage
     finally:
         storage.remove_session()
         storage.engine.dispose()
+
+
+def _write_ahead(connection: Any, _record: object) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
 
 
 def make_sampler(

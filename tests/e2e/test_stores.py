@@ -104,6 +104,13 @@ def test_tracking_straight_into_postgresql(database: str, tmp_path: Path) -> Non
     run_toy(path, tmp_path, track=True, tracking_uri=database)
     store = check_store("--tracking-uri", database)
     assert _statuses(store, "direct") == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name("direct")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], "tags.`dart.variant` = 'plain'")
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    assert sorted((m.step, m.value) for m in history) == [(s, 1.0 / (s + 1)) for s in range(5)]
+    assert run.data.metrics["train/loss"] == 0.2
 
 
 def test_sync_writes_to_a_server_what_was_run_without_one(server: str, tmp_path: Path) -> None:
