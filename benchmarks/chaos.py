@@ -30,15 +30,20 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from dart.analysis import load_runs, summarize, to_json  # noqa: E402
 from tests.helpers.study_engine import run_toy, write_study  # noqa: E402
 
 STUDY = """\
-variants: {{plain: {{}}, tuned: {{rank: {{low: 2, high: 64, log: true}}, gate: [0.0, 0.5, 1.0]}}}}
+variants:
+  plain: {{}}
+  tuned: {{rank: {{low: 2, high: 64, log: true}}, gate: {{low: 0.0, high: 1.0}}}}
 baseline: plain
 budget: {{trials: {trials}, seeds: [0, 1]}}
 """
 COMMIT_SECONDS = 0.03
 """What comes between a record that stands aside and the rename, at most, on a busy disk."""
+MORE_TRIALS = 4
+"""Added to a study that ended while there are kills left."""
 DEATHS = 2
 """A run whose worker dies a third time is recorded as crashed."""
 
@@ -64,6 +69,7 @@ class Chaos:
     changed: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.first_trials = self.trials
         self.study = write_study(self.folder, STUDY.format(trials=self.trials))
         self.results = self.folder / "results"
         self.log = self.folder / "calls.log"
@@ -173,7 +179,7 @@ class Chaos:
         return len(self.log.read_text().splitlines())
 
     def _add_work(self) -> None:
-        self.trials += 4
+        self.trials += MORE_TRIALS
         text = STUDY.format(trials=self.trials)
         write_study(self.folder, text)
 
@@ -185,8 +191,13 @@ class Chaos:
             raise AssertionError(errors[-2000:])
         self.look()
         undisturbed = self.folder / "undisturbed"
-        outcome = run_toy(self.study, undisturbed)
-        wanted = {cell.key[:16]: _numbers(undisturbed, cell.key[:16]) for cell in outcome.cells}
+        # What a sampler proposes depends on its budget, which grew on the way here too.
+        for trials in range(self.first_trials, self.trials + 1, MORE_TRIALS):
+            write_study(self.folder, STUDY.format(trials=trials))
+            run_toy(self.study, undisturbed)
+        wanted = {
+            path.name: _numbers(undisturbed, path.name) for path in (undisturbed / "runs").glob("*")
+        }
         found = {path.name for path in (self.results / "runs").glob("*")}
         begun = self.log.read_text().splitlines()
         return {
@@ -204,6 +215,7 @@ class Chaos:
                 for name, numbers in wanted.items()
                 if name in found and _numbers(self.results, name) != numbers
             ],
+            "same_table": _table(self.results) == _table(undisturbed),
             "mlflow": self._count_mlflow(),
         }
 
@@ -219,6 +231,10 @@ class Chaos:
 def _numbers(results: Path, name: str) -> Any:
     record = json.loads((results / "runs" / name / "result.json").read_text())
     return {key: record[key] for key in ("key", "status", "domains", "validation_domains")}
+
+
+def _table(results: Path) -> str:
+    return json.dumps(to_json(summarize(load_runs("toy", results=results))))
 
 
 def _wait(process: subprocess.Popen[str], until: Callable[[], bool], *, every: float) -> bool:
@@ -276,7 +292,8 @@ def run_chaos(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 def is_whole(report: dict[str, Any]) -> bool:
     """Say whether nothing was lost, done twice or changed."""
     wrong = ("lost", "surplus", "committed_twice", "other_numbers")
-    return not any(report[name] for name in wrong) and set(report["mlflow"]) <= {"FINISHED"}
+    mirrored = set(report["mlflow"]) <= {"FINISHED"}
+    return report["same_table"] and mirrored and not any(report[name] for name in wrong)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

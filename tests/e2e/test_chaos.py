@@ -30,7 +30,11 @@ def test_a_study_that_is_killed_at_random_loses_nothing(chaos: ModuleType, tmp_p
 
 
 def test_a_report_of_loss_is_not_whole(chaos: ModuleType) -> None:
-    sound = {"lost": [], "surplus": [], "committed_twice": [], "other_numbers": []}
+    sound: dict[str, object] = {
+        name: [] for name in ("lost", "surplus", "committed_twice", "other_numbers")
+    }
+    sound["same_table"] = True
     assert chaos.is_whole({**sound, "mlflow": {"FINISHED": 3}})
     assert not chaos.is_whole({**sound, "mlflow": {"FINISHED": 3, "RUNNING": 1}})
     assert not chaos.is_whole({**sound, "lost": ["a"], "mlflow": {"FINISHED": 3}})
+    assert not chaos.is_whole({**sound, "same_table": False, "mlflow": {"FINISHED": 3}})
