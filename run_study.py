@@ -14,6 +14,7 @@ from dart.studies.choices import describe_design
 from dart.studies.plan import Plan, make_plan
 from dart.studies.spec import Study, load_spec
 
+EXECUTORS = ("inline", "ray")
 EXIT = """\
 exit status: 0 all runs finished; 1 some failed (they are recorded, and the others are done);
 2 a mistake in what was given, nothing ran; 130 stopped by Ctrl-C, 143 by SIGTERM: finished
@@ -78,6 +79,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         default=1,
         help="runs that train together in this process and share the frozen encoder",
     )
+    parser.add_argument(
+        "--executor",
+        metavar="NAME",
+        type=_executor,
+        help="inline: in this process; ray: in workers (default if --workers, --gpus-per-run or "
+        "--address is given)",
+    )
     workers = parser.add_argument_group("many runs at once, with Ray (pip install '.[ray]')")
     workers.add_argument(
         "--workers", metavar="N", type=_count_workers, default=1, help="runs at once"
@@ -118,6 +126,15 @@ def _count_workers(text: str) -> int:
     if count not in range(1, 10_001):
         raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to 10000")
     return int(count)
+
+
+def _executor(text: str) -> str:
+    if text not in EXECUTORS:
+        nearest = did_you_mean(text, EXECUTORS)
+        raise argparse.ArgumentTypeError(
+            f"{text} is no executor; allowed: {', '.join(EXECUTORS)}{nearest}"
+        )
+    return text
 
 
 def _share(text: str) -> float:
@@ -224,11 +241,11 @@ def _run(study: Study, results: Path, options: argparse.Namespace) -> int:
     from dart.studies.runner import Options
 
     cluster = Cluster(options.workers, options.gpus_per_run, options.address)
-    if options.fold > 1 and cluster != Cluster():
-        raise UserError("--fold: runs fold in this process; leave out --workers and --address")
+    executor = options.executor or ("inline" if cluster == Cluster() else "ray")
+    _check_executor(executor, is_alone=cluster == Cluster(), options=options)
     settings = Options(
         fold=options.fold,
-        cluster=None if cluster == Cluster() else cluster,
+        cluster=cluster if executor == "ray" else None,
         only=tuple(options.only),
         retry=read_kinds(["all"] if options.retry_failed else []),
         device=options.device,
@@ -237,6 +254,25 @@ def _run(study: Study, results: Path, options: argparse.Namespace) -> int:
         tracking_uri=options.tracking_uri,
     )
     return run_study(study, results, settings, as_json=options.json)
+
+
+def _check_executor(executor: str, *, is_alone: bool, options: argparse.Namespace) -> None:
+    """Refuse options that contradict each other."""
+    if executor == "inline" and not is_alone:
+        raise UserError(
+            "--executor inline: runs one after the other in this process; leave out --workers, "
+            "--gpus-per-run and --address"
+        )
+    if options.fold > 1 and executor == "ray":
+        raise UserError(
+            "--fold: runs fold in this process; leave out --workers, --gpus-per-run, --address "
+            "and --executor ray"
+        )
+    if options.gpus_per_run and options.device == "cpu":
+        raise UserError(
+            f"--gpus-per-run {options.gpus_per_run:g}: runs would use the processor; "
+            "add --device cuda, or leave it out"
+        )
 
 
 if __name__ == "__main__":

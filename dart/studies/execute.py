@@ -98,6 +98,10 @@ def _check_stores(options: Options) -> Options:
     if options.tracking_uri is not None and options.track:
         uri = check_store("--tracking-uri", options.tracking_uri, servers=True)
         options = replace(options, tracking_uri=uri)
+    if options.cluster is not None and options.cluster.address is not None:
+        from dart.studies.ray_executor import check_address  # noqa: PLC0415  # Ray is an extra
+
+        check_address(options.cluster.address)
     return options
 
 

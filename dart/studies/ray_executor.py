@@ -185,7 +185,7 @@ def start_ray(cluster: Cluster) -> Any:
     import ray  # noqa: PLC0415
 
     if cluster.address is not None:
-        _check_address(cluster.address)
+        check_address(cluster.address)
     options: dict[str, Any] = {"address": cluster.address}
     if cluster.address is None:
         # `local`: without it Ray attaches to whatever cluster was left on the machine.
@@ -202,11 +202,22 @@ def start_ray(cluster: Cluster) -> Any:
         reason = " ".join(str(error).split())[:200]
         where = cluster.address or "this machine"
         raise UserError(f"--address {where}: no cluster of Ray can be used: {reason}") from None
+    found = ray.cluster_resources().get("GPU", 0.0)
+    if cluster.gpus_per_run > found:  # runs would wait for ever
+        ray.shutdown()
+        where = "on this machine" if cluster.address is None else f"at {cluster.address}"
+        raise UserError(
+            f"--gpus-per-run {cluster.gpus_per_run:g}: Ray finds {found:g} accelerators {where}"
+        )
     return ray
 
 
-def _check_address(address: str) -> None:
-    """Refuse an address where nothing listens; Ray itself would wait for minutes."""
+def check_address(address: str) -> None:
+    """Refuse an address where nothing listens; Ray itself would wait for minutes.
+
+    Raises:
+        UserError: Nothing does, or it is no address.
+    """
     if address == "auto" or "://" in address:
         return
     host, colon, port = address.rpartition(":")

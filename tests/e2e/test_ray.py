@@ -1,5 +1,6 @@
 """Workers of Ray: killed ones are replaced, a lost node's runs move, nothing runs for nothing."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -71,6 +72,20 @@ def test_an_address_where_nothing_listens_is_one_line(engine: StudyProcess) -> N
         assert errors.splitlines()[-1].startswith(f"error: --address {address}: no cluster of Ray")
         assert text in errors
         assert "Traceback" not in errors
+        assert not engine.results.exists()
+
+
+def test_more_accelerators_than_there_are_is_one_line_and_no_endless_wait() -> None:
+    code = (
+        "from dart.studies.executor import Cluster\n"
+        "from dart.studies.ray_executor import start_ray\n"
+        "try: start_ray(Cluster(1, 64.0))\n"
+        "except ValueError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert re.fullmatch(
+        r"--gpus-per-run 64: Ray finds \d+ accelerators on this machine\n", done.stdout
+    )
 
 
 def test_the_runs_of_a_lost_node_move_to_another(engine: StudyProcess) -> None:
