@@ -196,12 +196,15 @@ def _add_making(commands: argparse._SubParsersAction) -> None:
 
     parser = commands.add_parser(
         "pretrain",
-        help="train a source network from nothing",
-        description="Train encoder, decoder and scale head on a source domain; goes on from the "
+        help="train a source network",
+        description="Train encoder, decoder and scale head on source domains; goes on from the "
         "state file beside --out if there is one.",
     )
-    parser.add_argument("--domain", default="rooms_pinhole")
-    parser.add_argument("--data", type=Path, help="folder of rendered training frames")
+    parser.add_argument("--domain", nargs="+", default=["rooms_pinhole"])
+    parser.add_argument(
+        "--data", nargs="+", type=Path, help="folder of rendered training frames, one a domain"
+    )
+    parser.add_argument("--network", help="shipped name or path to begin from (default: random)")
     parser.add_argument(
         "--encoder", default="tinyvim_s", help="tinyvim_s, _b, _l, or timm/NAME (docs/encoders.md)"
     )
@@ -214,6 +217,10 @@ def _add_making(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--loss", default="log_l1", choices=["si_log", "log_l1", "rel_l1"])
+    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument(
+        "--max-distance", type=float, metavar="M", help="farthest answer (default: 20 m, as begun)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
     _add_device(parser)

@@ -4,7 +4,8 @@ import hashlib
 import json
 import re
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from dart.checkpoint_header import hash_checkpoint, read_metadata
+from dart.checkpoint_header import hash_checkpoint, read_metadata, resolve_checkpoint
 from dart.commands.common import create_progress, make_folder, results_folder
 from dart.commands.reading import check_device, mean_errors
 from dart.data.dataset import open_domain
@@ -30,6 +31,7 @@ from dart.provenance import describe_environment
 from dart.recipe import ProtocolSpec, Recipe, TrainingSpec
 from dart.seeds import derive_generator
 from dart.studies.plan import create_recipe
+from dart.training.batches import Joined
 from dart.training.loop import Diverged, Step, Trainer
 from dart.training.pretrain import pretrain
 
@@ -160,7 +162,12 @@ def _print_outcome(result: Mapping[str, Any]) -> None:
 def pretrain_source(options: Namespace) -> int:
     """Train a source network and write it with its recipe and its metrics."""
     device = torch.device(check_device(options))
-    check_domain(options.domain)
+    folders = options.data or [None] * len(options.domain)
+    if len(folders) != len(options.domain):
+        told = f"{len(folders)} folders for {len(options.domain)} domains"
+        raise UserError(f"--data: {told}; one a domain, in their order")
+    for domain in options.domain:
+        check_domain(domain)
     try:
         spec = TrainingSpec(
             trainable=("encoder", "decoder", "scale_head"),
@@ -170,21 +177,26 @@ def pretrain_source(options: Namespace) -> int:
             weight_decay=0.05,
             colour=0.5,
             loss=options.loss,
+            precision=options.precision,
         )
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"--{first['loc'][0]}: {first['msg']}".replace("_", "-")) from error
-    data = open_domain(options.domain, "train", folder=options.data)
-    config = NetworkConfig(encoder=options.encoder)
-    model = create_model("none", config=config, generator=derive_generator(options.seed, "init"))
-    if options.encoder_weights is not None:
-        model.encoder = create_encoder(options.encoder, weights=options.encoder_weights)
+    sets = [
+        open_domain(domain, "train", folder=folder)
+        for domain, folder in zip(options.domain, folders, strict=True)
+    ]
+    model = _start_network(options)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
 
     def report(done: int, mean: DepthNet) -> None:
-        value = mean_errors(mean, options.domain, "val", device)["abs_rel"]
-        console.print(f"step {done}/{spec.steps}: validation abs_rel {value:.4f}")
+        told = [
+            f"{mean_errors(mean, domain, 'val', device)['abs_rel']:.4f} on {domain}"
+            for domain in options.domain
+            if check_domain(domain).splits["val"].shipped
+        ]
+        console.print(f"step {done}/{spec.steps}: validation abs_rel {', '.join(told)}")
 
     with create_progress() as progress:
         task = progress.add_task("pretraining", total=spec.steps)
@@ -195,16 +207,18 @@ def pretrain_source(options: Namespace) -> int:
 
         model.to(device=device, memory_format=torch.channels_last).requires_grad_(True)  # pyright: ignore[reportCallIssue]
         network = pretrain(
-            Trainer(model, data, spec, options.seed, device),
+            Trainer(model, _draw_alike(sets), spec, options.seed, device),
             state=options.out.with_suffix(".state.pt"),
             on_step=on_step,
             on_save=report,
         )
     recipe = {
         "command": "dart pretrain",
-        "domain": options.domain,
-        "frames": len(data),
-        "data": data.fingerprint,
+        "domains": {
+            domain: {"frames": len(data), "data": data.fingerprint}
+            for domain, data in zip(options.domain, sets, strict=True)
+        },
+        "network": options.network and _describe_file(resolve_checkpoint(options.network)),
         "seed": options.seed,
         "encoder": options.encoder,
         "encoder_weights": options.encoder_weights and _describe_file(options.encoder_weights),
@@ -215,6 +229,29 @@ def pretrain_source(options: Namespace) -> int:
     card = write_card(options.out, device=device)
     console.print(f"{options.out} ({options.out.stat().st_size / 2**20:.1f} MiB) and {card}")
     return 0
+
+
+def _start_network(options: Namespace) -> DepthNet:
+    """Return the network that training begins from."""
+    if options.network is not None:
+        if options.encoder_weights is not None:
+            raise UserError("--encoder-weights: --network brings an encoder's weights already")
+        model = load_checkpoint(options.network)
+        farthest = options.max_distance or model.config.max_distance
+        model.config = replace(model.config, max_distance=farthest)
+        return model
+    farthest = options.max_distance or NetworkConfig.max_distance
+    config = NetworkConfig(encoder=options.encoder, max_distance=farthest)
+    model = create_model("none", config=config, generator=derive_generator(options.seed, "init"))
+    if options.encoder_weights is not None:
+        model.encoder = create_encoder(options.encoder, weights=options.encoder_weights)
+    return model
+
+
+def _draw_alike(sets: Sequence[Sequence[Any]]) -> Joined:
+    """Return all frames as one set in which every domain is met about as often."""
+    largest = max(len(data) for data in sets)
+    return Joined([data for data in sets for _ in range(round(largest / len(data)))])
 
 
 def _describe_file(path: Path) -> dict[str, str]:
