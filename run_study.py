@@ -196,12 +196,16 @@ def _count(study: Study, plan: Plan) -> dict[str, int]:
     }
 
 
+def _wall_seconds(seconds: float, missing: int, options: argparse.Namespace) -> float:
+    return seconds / max(1, min(options.workers, missing))
+
+
 def _plan_line(study: Study, plan: Plan, options: argparse.Namespace) -> str:
     count = _count(study, plan)
     left = "unknown until a run has finished"
     if plan.seconds_left is not None:
         hours = plan.seconds_left / 3600
-        left = f"about {plan.seconds_left / options.workers:.0f} s"
+        left = f"about {_wall_seconds(plan.seconds_left, count['missing'], options):.0f} s"
         if options.gpus_per_run or options.device != "cpu":
             left += f", {hours * (options.gpus_per_run or 1):.2g} GPU-hours"
         else:
@@ -227,7 +231,8 @@ def _plan_to_dict(study: Study, plan: Plan, options: argparse.Namespace) -> dict
         **{f"num_{name}": value for name, value in _count(study, plan).items()},
         "trials_to_propose": dict(plan.open_trials),
         "design_notes": describe_design(study),
-        "seconds_left": plan.seconds_left and plan.seconds_left / options.workers,
+        "seconds_left": plan.seconds_left
+        and _wall_seconds(plan.seconds_left, _count(study, plan)["missing"], options),
         "run_hours_left": plan.seconds_left and plan.seconds_left / 3600,
         "runs": runs,
     }

@@ -37,6 +37,8 @@ STUDY = """\
 variants:
   plain: {{}}
   tuned: {{rank: {{low: 2, high: 64, log: true}}, gate: {{low: 0.0, high: 1.0}}}}
+# It changes nothing of the stand-in, so that a search that found the best goes on to new runs.
+search: {{learning_rate: {{low: 1.0e-4, high: 1.0e-2, log: true}}}}
 baseline: plain
 budget: {{trials: {trials}, seeds: [0, 1]}}
 """

@@ -48,6 +48,24 @@ def test_a_run_that_kills_every_worker_has_failed(engine: StudyProcess) -> None:
     assert len(study.records) == RUNS
 
 
+def test_a_worker_that_is_told_to_end_is_no_failure_however_often(engine: StudyProcess) -> None:
+    errors = engine.finish(*TWO, "--deaths=4", "--how=TERM", seconds=0.1)
+    assert errors.count("cut off (signal 15); it is run again") == 3 * 4
+    assert "attempt" not in errors
+    engine.check_whole()
+
+
+def test_a_worker_that_hears_no_alarm_is_ended_by_the_coordinator(engine: StudyProcess) -> None:
+    # The grace that a worker gets to end by itself is what this test waits for.
+    engine.path.write_text(engine.path.read_text().replace("[0, 1, 2]", "[1]"))
+    process = engine.start("--workers=3", "--deaths=1", "--how=hang", "--limit=1", seconds=0.1)
+    _, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors
+    study = read_study(engine.results, "toy")
+    failures = Counter(record.get("failure") for _, record in study.committed())
+    assert failures == {None: 1, "time_limit": 3}
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_coordinator_that_is_stopped_goes_on_where_it_was(
     number: signal.Signals, engine: StudyProcess

@@ -19,6 +19,7 @@ from dart.stores import check_store, hide_password
 from dart.studies.summary import read_study
 from tests.helpers.servers import Unavailable, free_port, mlflow_server, postgresql
 from tests.helpers.study_engine import FakeRun, run_toy, write_study
+from tests.helpers.study_process import StudyProcess
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy:DeprecationWarning",
@@ -97,6 +98,26 @@ def test_a_search_in_postgresql_with_a_server_is_the_same_and_survives_a_stop(
     (summary,) = optuna.get_all_study_summaries(store)
     store.engine.dispose()
     assert summary.n_trials == 6  # five, and the one that was cut off
+
+
+def test_kills_lose_nothing_in_postgresql_and_a_server(
+    storage: str, server: str, tmp_path: Path
+) -> None:
+    engine = StudyProcess(tmp_path, SEARCH)
+    flags = (f"--storage={storage}", f"--uri={server}")
+    try:
+        for runs in (4, 8):
+            process = engine.start(*flags, seconds=0.3)
+            engine.wait_for_runs(runs)
+            process.kill()
+            process.communicate()
+        engine.finish(*flags)
+        engine.check_whole()
+    finally:
+        engine.stop()
+    begun = engine.calls()
+    assert len(begun) - len(set(begun)) <= 2  # what was in flight
+    assert set(_statuses(server, "toy")) == {"FINISHED"}
 
 
 def test_tracking_straight_into_postgresql(database: str, tmp_path: Path) -> None:

@@ -197,15 +197,17 @@ def run_toy(path: Path, results: Path, run: FakeRun | None = None, **options: An
 
 
 class DyingRun(FakeRun):
-    """Kills its own process, in runs of seed 1 whose mark is not set yet.
+    """Comes to grief in runs of seed 1 whose mark is not set yet.
 
     Args:
         times: How often that happens to a run.
+        how: ``KILL`` and ``TERM`` are signals to its own process; ``hang`` hears none any more.
     """
 
-    def __init__(self, times: int, **options: Any) -> None:
+    def __init__(self, times: int, how: str = "KILL", **options: Any) -> None:
         super().__init__(**options)
         self.times = times
+        self.how = how
 
     def __call__(self, recipe: Recipe, folder: Path, **options: Any) -> dict[str, Any]:
         assert self.log is not None
@@ -213,15 +215,19 @@ class DyingRun(FakeRun):
         if recipe.seed == 1 and (not marks.exists() or marks.stat().st_size < self.times):
             with marks.open("a") as file:
                 file.write("x")
-            os.kill(os.getpid(), signal.SIGKILL)
+            if self.how == "hang":
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+                time.sleep(1000)
+            os.kill(os.getpid(), signal.Signals[f"SIG{self.how}"])
         return super().__call__(recipe, folder, **options)
 
 
 def main() -> int:
     """Run STUDY into RESULTS, taking SECONDS a run.
 
-    ``--track`` writes to MLflow; ``--workers=N`` and ``--address=A`` run with Ray, and
-    ``--deaths=N`` kills the workers of seed 1 so often.
+    ``--track`` writes to MLflow; ``--storage=URL`` and ``--uri=URL`` are databases elsewhere;
+    ``--workers=N`` and ``--address=A`` run with Ray, and ``--deaths=N`` kills the workers of seed 1
+    so often, or does with them what ``--how=HOW`` says; ``--limit=S`` is the time limit.
     """
     path, results, seconds, *rest = sys.argv[1:]
     flags: dict[str, str] = {}
@@ -231,7 +237,8 @@ def main() -> int:
     log = Path(os.environ["DART_FAKE_LOG"])
     run = FakeRun(seconds=float(seconds), log=log)
     if "deaths" in flags:
-        run = DyingRun(int(flags["deaths"]), seconds=float(seconds), log=log)
+        how = flags.get("how", "KILL")
+        run = DyingRun(int(flags["deaths"]), how, seconds=float(seconds), log=log)
     cluster = None
     if "workers" in flags:
         cluster = Cluster(int(flags["workers"]), address=flags.get("address"))
@@ -240,8 +247,11 @@ def main() -> int:
             Path(path),
             Path(results),
             run,
-            track="track" in flags,
+            track="track" in flags or "uri" in flags,
             cluster=cluster,
+            storage=flags.get("storage"),
+            tracking_uri=flags.get("uri"),
+            time_limit=float(flags["limit"]) if "limit" in flags else None,
         )
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")

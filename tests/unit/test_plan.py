@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import run_study
 from dart.recipe import ZERO_SHOT, ProtocolSpec, Recipe, TrainingSpec
 from dart.studies.plan import Planner, create_recipe, make_plan
 from dart.studies.spec import Study, load_spec
@@ -213,6 +216,55 @@ def test_states_and_time_left_come_from_the_run_folders(tmp_path: Path) -> None:
     assert plan.seconds_left == pytest.approx(1.0)
     only = make_plan(load_spec(path), results, only=["plain"])
     assert len(only.cells) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "left"),
+    [
+        ([], "about 2160 s, 0.6 CPU-hours"),
+        (["--workers", "4"], "about 1080 s, 0.6 CPU-hours"),
+        (["--device", "cuda"], "about 2160 s, 0.6 GPU-hours"),
+        (["--device", "cuda", "--gpus-per-run", "0.25", "--workers", "4"], "0.15 GPU-hours"),
+    ],
+)
+def test_the_plan_tells_time_and_hours_of_accelerators_by_past_runs(
+    arguments: list[str], left: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_study(tmp_path, "variants: {plain: {}}\nbudget: {seeds: [0]}")
+    run_toy(path, tmp_path)
+    for record in tmp_path.glob("runs/*/result.json"):
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"wall_seconds": 1080.0}))
+    write_study(tmp_path, "variants: {plain: {}}\nbudget: {seeds: [0, 1, 2]}")
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        assert run_study.main([str(path), "--plan", "--results", str(tmp_path), *arguments]) == 0
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(
+        "study toy (factorial): 4 runs, 2 done, 0 failed, 2 missing; time left: "
+    )
+    assert last.endswith(left)
+
+
+def test_the_plan_shows_the_aliases_of_a_fractional_design(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (
+        "variants: {tuned: {rank: [4, 8], gate: [0.0, 1.0], wide: [false, true], "
+        "mix: [mean, gated]}}\ndesign: fractional\nfraction: {runs: 8}\n"
+    )
+    path = write_study(tmp_path, text)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        assert run_study.main([str(path), "--plan", "--results", str(tmp_path / "none")]) == 0
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    shown = capsys.readouterr().out
+    assert "design of tuned: 2^(4-1): 8 runs, resolution IV" in shown
+    # Of resolution IV: pairs of factors share columns, single factors have theirs.
+    assert re.search(r"rank\W+gate.*=.*wide\W+mix", shown)
+    assert len(re.findall(r"^[0-9a-f]{16}  missing", shown, re.MULTILINE)) == 1 + 8
 
 
 def test_a_record_that_cannot_be_read_is_shown_as_failed(tmp_path: Path) -> None:

@@ -1,9 +1,14 @@
 """What people see while a study runs."""
 
 import io
+import re
 from pathlib import Path
 
-from dart.studies.progress import PlainReporter, describe_seconds
+from rich.console import Console
+
+from dart.studies.execute import execute_study
+from dart.studies.progress import LiveReporter, PlainReporter, describe_seconds
+from dart.studies.runner import Options
 from dart.studies.spec import load_spec
 from tests.helpers.study_engine import FakeRun, own_registry, run_toy, write_study
 
@@ -11,9 +16,6 @@ STUDY = "variants: {tuned: {rank: [4, 8]}, broken: {}}\nbudget: {seeds: [0, 1]}\
 
 
 def _lines(path: Path, results: Path) -> list[str]:
-    from dart.studies.execute import execute_study
-    from dart.studies.runner import Options
-
     stream = io.StringIO()
     with own_registry():
         execute_study(
@@ -48,6 +50,26 @@ def test_plain_lines_count_runs_and_failures_and_name_the_best_front(tmp_path: P
     more = [line.partition("]")[0] for line in _lines(path, tmp_path) if line.startswith("[")]
     # The failed ones of before are counted from the start.
     assert more == ["[8/10 runs, 2 failed", "[9/10 runs, 2 failed", "[10/10 runs, 3 failed"]
+
+
+def test_the_live_line_counts_names_the_run_and_leaves_the_terminal_clean(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=140, color_system=None)
+    path = write_study(tmp_path, STUDY)
+    with own_registry():
+        execute_study(
+            load_spec(path),
+            tmp_path,
+            reporter=LiveReporter(console),
+            options=Options(run=FakeRun(seconds=0.3), track=False),
+        )
+    shown = stream.getvalue()
+    assert "6/7 runs, 1 failed" in shown
+    assert re.search(r"tuned trial 1 seed 0: step \d/5, loss 0\.\d{4}", shown)
+    assert re.search(r"\d+ s left", shown)
+    assert "best so far (target, forgetting): tuned trial 0" in shown
+    assert shown.endswith("\x1b[1A\x1b[2K")  # the line is gone
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h")  # and the cursor is back
 
 
 def test_a_duration_is_written_for_people() -> None:

@@ -8,7 +8,11 @@ import pytest
 
 from dart.errors import UserError
 from dart.studies.asha import read_rows
+from dart.studies.executor import InlineExecutor
+from dart.studies.progress import Reporter
+from dart.studies.runner import Options
 from dart.studies.search import make_sampler, measure_trial
+from dart.studies.stopping import StopRequest
 from tests.helpers.study_engine import FakeRun, run_toy, write_study
 
 TRIALS = 4
@@ -143,6 +147,26 @@ def test_lists_that_fit_the_budget_are_enumerated(tmp_path: Path) -> None:
     run_toy(write_study(tmp_path, text + "budget: {trials: 4}"), tmp_path, run)
     assert len(set(run.calls)) == 1 + 4
     assert not (tmp_path / "studies" / "toy" / "optuna.db").exists()
+
+
+def test_what_is_in_flight_is_not_run_a_second_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Four(InlineExecutor):
+        slots = 4
+
+    def make(options: Options, stop: StopRequest, reporter: Reporter) -> InlineExecutor:
+        return Four(options.run, stop=stop, on_step=reporter.step)
+
+    monkeypatch.setattr("dart.studies.execute._make_executor", make)
+    text = "sampler: random\nvariants: {tuned: {rank: {low: 2, high: 3}, wide: [true, false]}}\n"
+    run = FakeRun()
+    path = write_study(tmp_path, text + "budget: {trials: 16, seeds: [0]}")
+    run_toy(path, tmp_path, run)
+    # Sixteen trials, four at once, of four settings: the zero-shot row and each setting once.
+    assert len(_trials(tmp_path)) == 16
+    assert {str(trial.values) for trial in _trials(tmp_path)} != {"None"}
+    assert len(run.calls) == len(set(run.calls)) == 1 + 4
 
 
 def test_the_store_of_another_program_is_refused_in_one_line(tmp_path: Path) -> None:
