@@ -8,6 +8,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from dart.errors import UserError
 
@@ -280,7 +281,7 @@ def _add_studies(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("study", **names)
     _add_results(parser)
 
-    parser = commands.add_parser("retry", help="run the failed runs of a study again")
+    parser = commands.add_parser("retry", help="run what failed in a study, and what it lacks")
     parser.add_argument("study", **names)
     parser.add_argument(
         "--failed",
@@ -346,11 +347,17 @@ def _add_tracking(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tracking-uri", metavar="URL", help="MLflow's server or database")
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as every other mistake is told."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2."""
+        self.exit(2, f"error: {message}; {self.prog} --help lists what there is\n")
+
+
 def create_parser() -> argparse.ArgumentParser:
     """Return the parser of ``dart`` and all its commands."""
-    parser = argparse.ArgumentParser(
-        prog="dart", description=(__doc__ or "").split("\n")[0], epilog=EPILOG
-    )
+    parser = _Parser(prog="dart", description=(__doc__ or "").split("\n")[0], epilog=EPILOG)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
     _add_studies(commands)

@@ -164,6 +164,21 @@ def test_predict_writes_metres_and_a_picture(
 
 
 @pytest.mark.parametrize(
+    "arguments", [[], ["statu"], ["status"], ["export", "x", "--max-forgetting", "much"]], ids=str
+)
+def test_words_that_make_no_command_get_one_line_and_status_two(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    shown = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert shown.startswith("error: ")
+    assert shown.count("\n") == 1
+    assert "--help lists what there is" in shown
+
+
+@pytest.mark.parametrize(
     ("arguments", "named"),
     [
         (["train", "daa_gatd"], ["daa_gatd", "daa_gated"]),
