@@ -209,6 +209,7 @@ def pretrain_source(options: Namespace) -> int:
         network = pretrain(
             Trainer(model, _draw_alike(sets), spec, options.seed, device),
             state=options.out.with_suffix(".state.pt"),
+            average=min(0.999, 1 - 10 / max(20, spec.steps)),  # of about a tenth of the steps
             on_step=on_step,
             on_save=report,
         )
