@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from dart.errors import UserError
+from dart.studies.asha import read_rows
 from dart.studies.records import run_folder
 from dart.tracked_rows import final_metrics, read_history
 from dart.tracking import StudyTracker, database_uri
@@ -233,6 +234,18 @@ def test_what_a_failing_call_left_half_logged_is_made_whole_in_the_same_study(
     for name, run in _runs(results, "other")[1].items():
         assert disturbed[name].data.metrics == run.data.metrics
         assert disturbed[name].data.params == run.data.params
+
+
+def test_the_area_of_a_search_is_logged_as_it_grows(results: Path) -> None:
+    factors = "{rank: {low: 2, high: 64}, gate: {low: 0.0, high: 1.0}}"
+    text = f"sampler: random\nvariants: {{tuned: {factors}}}\nbudget: {{trials: 6, seeds: [0]}}"
+    path = write_study(results, text)
+    run_toy(path, results, track=True)
+    rows = read_rows(results / "studies" / "toy" / "hypervolume.jsonl")
+    client = MlflowClient(database_uri(results))
+    history = client.get_metric_history(_runs(results)[0].info.run_id, "hypervolume/tuned")
+    assert [(m.step, m.value) for m in history] == [(r["trial"], r["hypervolume"]) for r in rows]
+    assert len({m.value for m in history}) > 1
 
 
 def test_numbers_that_are_not_finite_are_absent() -> None:
