@@ -208,7 +208,7 @@ class Chaos:
             "killed_while": dict(self.found),
             "starts": self.starts,
             "begun": len(begun),
-            "repeated": len(begun) - len(set(begun)),
+            "repeated": len(begun) - len(wanted),
             "lost": sorted(wanted.keys() - found),
             "surplus": sorted(found - wanted.keys()),
             "committed_twice": sorted(set(self.changed)),
