@@ -4,6 +4,8 @@ In eval mode a batch norm is an affine map, so it goes into the convolution befo
 parallel paths of a depthwise unit are one depthwise convolution. A frozen encoder is folded once
 and then runs faster for the whole of an adaptation.
 
+Axis letters: ``b`` batch, ``c d`` channels, ``h w`` cells.
+
 Source: structural re-parameterisation (RepVGG, arXiv 2101.03697, section 3).
 """
 
@@ -11,14 +13,37 @@ import copy
 from typing import TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from dart.models.tinyvim import TinyViM
 from dart.models.tinyvim_blocks import ConvNorm, LocalBlock, RepDepthwise
 
-__all__ = ["fold", "is_folded"]
+__all__ = ["FrozenConv", "fold", "is_folded"]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+class FrozenConv(nn.Conv2d):
+    """A convolution whose weights stay: under autocast they are cast once, not in every pass."""
+
+    _lower: tuple[object, Tensor, Tensor | None] | None = None
+    """What they were cast from and to, and what came out."""
+
+    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:  # noqa: A002
+        """Return the convolution, in the precision of autocast where that is on."""
+        kind = input.device.type
+        if not torch.is_autocast_enabled(kind):
+            return super().forward(input)
+        dtype = torch.get_autocast_dtype(kind)
+        identity = (dtype, self.weight.data_ptr(), self.weight._version)
+        if self._lower is None or self._lower[0] != identity:
+            # Made inside inference mode, they could not be used in training.
+            with torch.inference_mode(False), torch.no_grad():
+                bias = None if self.bias is None else self.bias.to(dtype)
+                self._lower = (identity, self.weight.to(dtype), bias)
+        return self._conv_forward(input, *self._lower[1:])
 
 
 @torch.no_grad()
@@ -66,10 +91,19 @@ def _norm_as_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 def _with_weights(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     """Return a convolution like ``conv`` with these weights, in its dtype and layout."""
-    folded = copy.deepcopy(conv)
-    folded.weight.copy_(weight)
-    folded.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
-    return folded
+    folded = skip_init(
+        FrozenConv,
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        stride=conv.stride,
+        padding=conv.padding,
+        groups=conv.groups,
+    )
+    own = torch.empty_like(conv.weight).copy_(weight)
+    folded.weight = nn.Parameter(own, requires_grad=False)
+    folded.bias = nn.Parameter(bias.to(own), requires_grad=False)
+    return folded.train(conv.training)
 
 
 def _fold_conv_norm(unit: ConvNorm) -> nn.Conv2d:

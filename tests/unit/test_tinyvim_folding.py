@@ -1,10 +1,14 @@
 """A folded encoder is the same function with fewer operations."""
 
+import copy
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from dart.models.folding import fold
+from dart.models.folding import FrozenConv, fold
 from dart.models.tinyvim import SIZES
 from tests.helpers.tinyvim_reference import create_tinyvim, reference_state, relative_l2
 
@@ -56,3 +60,45 @@ def test_the_published_count_of_the_folded_classifier() -> None:
     layer_scales = 2_520
     # The published count folds the norms but keeps the layer scales.
     assert sum(p.numel() for p in model.parameters()) + layer_scales == 5_648_832
+
+
+def test_weights_are_cast_once_and_the_bits_are_those_of_autocast() -> None:
+    model = create_tinyvim("tinyvim_s", num_classes=0).eval()
+    folded = fold(model)
+    plain = copy.deepcopy(folded)
+    for module in plain.modules():
+        if isinstance(module, FrozenConv):
+            module.forward = partial(nn.Conv2d.forward, module)
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    entering = image.clone().requires_grad_()
+    casts = []
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.inference_mode():
+            folded.forward_features(image)
+        for net in (folded, plain):
+            with Casts() as seen:
+                features = net.forward_features(entering)
+            casts.append(seen.parameters)
+            assert torch.equal(features, plain.forward_features(image))
+            features.square().sum().backward()  # what inference mode made would be refused
+    frozen = [m for m in folded.modules() if isinstance(m, FrozenConv)]
+    assert casts == [0, 2 * len(frozen)]
+    with torch.no_grad():
+        frozen[0].weight += 1
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not torch.equal(folded.forward_features(image), plain.forward_features(image))
+    assert folded.forward_features(image).dtype == torch.float32
+
+
+class Casts(TorchDispatchMode):
+    """Counts the parameters of convolutions that are cast to bfloat16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parameters = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func.name() == "aten::_to_copy" and isinstance(args[0], nn.Parameter):
+            self.parameters += result.dtype == torch.bfloat16
+        return result
