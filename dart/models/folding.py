@@ -100,6 +100,7 @@ def _with_weights(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
         padding=conv.padding,
         groups=conv.groups,
     )
+    assert isinstance(folded, FrozenConv)
     own = torch.empty_like(conv.weight).copy_(weight)
     folded.weight = nn.Parameter(own, requires_grad=False)
     folded.bias = nn.Parameter(bias.to(own), requires_grad=False)
