@@ -37,6 +37,7 @@ from dart.training.calibration import calibrate
 from dart.training.freeze import count_trainable, frozen_hash, set_trainable
 from dart.training.interpolation import install_mixture, snapshot
 from dart.training.loop import Step, Trainer, read_state, write_state
+from dart.training.together import take_step
 
 SAVE_EVERY = 20
 """Steps after which the state of training may be kept."""
@@ -97,6 +98,8 @@ class _Training:
     updates: pd.DataFrame | None = None
     stopped: dict[str, float] = field(default_factory=dict)
     """Step and relative forgetting at which training ended early; empty where it did not."""
+    uncaptured: str = ""
+    """Why a GPU did not replay its steps as one graph; empty where it did, and on a CPU."""
 
 
 def _adapt(
@@ -131,6 +134,7 @@ def _adapt(
     if trainer.average is not None:
         trainer.average.install()
     seen.history, seen.updates = trainer.history, measure_updates(initial, model)
+    seen.uncaptured = "" if trainer.static is None else trainer.static.reason
     return seen
 
 
@@ -285,7 +289,7 @@ def run_recipe(recipe: Recipe, folder: Path, **options: Any) -> dict[str, Any]:
     try:
         trainer = next(run)
         while True:
-            trainer = run.send(trainer.take_step())
+            trainer = run.send(take_step(trainer))
     except StopIteration as end:
         return end.value
 
@@ -368,6 +372,7 @@ def recipe_steps(  # noqa: PLR0913  # two of them are who looks on
         "flops_per_image": measurements.count_flops(model),
         "steps": len(training.history),
         **({"stopped": training.stopped} if training.stopped else {}),
+        **({"uncaptured": training.uncaptured} if training.uncaptured else {}),
         "domains": domains,
         **compare(domains, recipe.protocol.metric),
         "validation": compare(validation, recipe.protocol.metric),

@@ -3,6 +3,7 @@
 Axis letters: ``b`` batch, ``h w`` pixels.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -27,6 +28,14 @@ class Sample:
     """Name of the frame, unlike that of any other."""
     scene: int
     """Frames of one scene share this number: statistics count scenes, not frames."""
+    digest: bytes = b""
+    """Tells pictures apart without reading them (``digest_image``); empty where it is not known."""
+
+
+def digest_image(image: Float[Tensor, "3 h w"]) -> bytes:
+    """Return a name for a picture that no other picture has: a hash of its size and pixels."""
+    told = repr(tuple(image.shape)).encode() + image.cpu().contiguous().numpy().tobytes()
+    return hashlib.blake2b(told, digest_size=16).digest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +48,7 @@ class Batch:
     cameras: tuple[Camera, ...]
     keys: tuple[str, ...]
     scenes: tuple[int, ...]
+    digests: tuple[bytes, ...]
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch with its tensors on ``device``; cameras stay where they are."""
@@ -66,4 +76,5 @@ def collate(samples: Sequence[Sample]) -> Batch:
         cameras=tuple(sample.camera for sample in samples),
         keys=tuple(sample.key for sample in samples),
         scenes=tuple(sample.scene for sample in samples),
+        digests=tuple(sample.digest for sample in samples),
     )

@@ -44,7 +44,7 @@ def resize(sample: Sample, size: tuple[int, int]) -> Sample:
     distance, valid = _nearest_valid(sample.distance, sample.valid, size)
     valid = valid & camera.valid()
     distance = torch.where(valid, distance, 0.0)
-    return replace(sample, image=image, distance=distance, valid=valid, camera=camera)
+    return replace(sample, image=image, distance=distance, valid=valid, camera=camera, digest=b"")
 
 
 def _weights(old: int, new: int) -> Float[Tensor, "new old"]:
@@ -91,6 +91,7 @@ def pad(sample: Sample, left: int, top: int, right: int, bottom: int) -> Sample:
     return replace(
         sample,
         image=F.pad(sample.image, sides),
+        digest=b"",
         distance=F.pad(sample.distance, sides),
         valid=F.pad(sample.valid, sides),
         camera=sample.camera.pad(left, top, right, bottom),
@@ -129,6 +130,7 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample
     return replace(
         sample,
         image=sample.image[window],
+        digest=b"",
         distance=sample.distance[window],
         valid=sample.valid[window],
         camera=camera,
@@ -143,6 +145,7 @@ def flip(sample: Sample) -> Sample:
         distance=sample.distance.flip(-1),
         valid=sample.valid.flip(-1),
         camera=sample.camera.flip(),
+        digest=sample.digest and sample.digest[::-1],
     )
 
 
@@ -155,6 +158,7 @@ def rotate90(sample: Sample, turns: int = 1) -> Sample:
     return replace(
         sample,
         image=sample.image.rot90(turns, (-2, -1)),
+        digest=b"",
         distance=sample.distance.rot90(turns),
         valid=sample.valid.rot90(turns),
         camera=sample.camera.rotate90(turns),
@@ -211,4 +215,4 @@ def change_colour(
 def colour(sample: Sample, *, strength: float, generator: Generator) -> Sample:
     """Return the sample with other colours (``change_colour``)."""
     image = change_colour(sample.image, strength=strength, generator=generator)
-    return replace(sample, image=image)
+    return replace(sample, image=image, digest=b"")

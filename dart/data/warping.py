@@ -64,7 +64,14 @@ class Warper:
         valid = grids.inside & sample.valid[row, column]
         distance = torch.where(valid, sample.distance[row, column], 0.0)
         image = _average(sample.image, grids)
-        return replace(sample, image=image, distance=distance, valid=valid, camera=self.camera)
+        return replace(
+            sample,
+            image=image,
+            distance=distance,
+            valid=valid,
+            camera=self.camera,
+            digest=b"",
+        )
 
     def _find(self, source: Camera) -> _Grids:
         if source.key not in self._known:

@@ -54,6 +54,8 @@ class FoldExecutor:
         self.note = note
         self.submitted: list[Task] = []
         self.groups: list[list[_Member]] = []
+        self.told: set[str] = set()
+        """Why steps are not captured, as far as it was said."""
         self.seconds: dict[str, float] = {}
         """Task -> its share of the time so far."""
 
@@ -130,6 +132,7 @@ class FoldExecutor:
         except BaseException:
             self.groups = []  # in the midst of a step no state is worth keeping
             raise
+        self._tell(members[0].trainer)
         share = (time.monotonic() - begun) / len(members)
         for member, step in zip(list(members), steps, strict=True):
             self.seconds[member.task.key] += share
@@ -138,6 +141,13 @@ class FoldExecutor:
                 self._end(members, member, failure)
             elif self._advance(member, lambda run=member.run, step=step: run.send(step)) is None:
                 members.remove(member)
+
+    def _tell(self, trainer: Any) -> None:
+        """Say once why a GPU does not replay the steps of a group as one graph."""
+        reason = "" if trainer.static is None else trainer.static.reason
+        if reason and reason not in self.told:
+            self.told.add(reason)
+            self.note(f"runs uncaptured: {reason}")
 
     def _over_time(self, task: Task) -> TimeLimit | None:
         limit = task.time_limit

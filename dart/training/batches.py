@@ -157,7 +157,11 @@ class Batches:
             )
 
     def draw(self, step: int) -> Batch:
-        """Return the batch of a step."""
+        """Return the batch of a step.
+
+        Raises:
+            ValueError: If an image has no valid pixel.
+        """
         count, seed = self.batch_size - self.replayed, self.seed
         samples = draw_samples(self.data, count=count, seed=seed, step=step, augment=self.augment)
         if self.replayed:
@@ -169,4 +173,10 @@ class Batches:
                 augment=Augmentation(self.augment.flips, self.augment.colour),
                 stream="replay ",
             )
+        if not self._all_valid(samples):
+            raise ValueError("an image of the batch has no valid pixel")
         return collate(samples)
+
+    def _all_valid(self, samples: Sequence[Sample]) -> bool:
+        """Say whether every image has a valid pixel; resident ones were looked at before."""
+        return all(sample.valid.is_cuda or bool(sample.valid.any()) for sample in samples)

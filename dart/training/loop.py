@@ -24,6 +24,7 @@ from dart.training.freeze import PARTS, finest_group
 from dart.training.loss import LOSSES
 from dart.training.prefix import Prefix
 from dart.training.regularisers import Regulariser
+from dart.training.resident import Resident, is_small
 from dart.training.schedule import first_steps, learning_rate_factor
 
 
@@ -137,6 +138,12 @@ class Trainer:
         self.optimizer = create_optimizer(self.model, spec)
         self.begins = first_steps(self.model, spec)
         self.history: list[Step] = []
+        # Colours and lenses are changed on the host, where their tables lie.
+        if self.device.type == "cuda" and not (spec.colour or spec.virtual_lenses):
+            self.data, self.source = (
+                Resident(data, self.device) if is_small(data) else data
+                for data in (self.data, self.source)
+            )
         self.batches = Batches(
             self.data,
             spec.batch_size,
@@ -147,14 +154,16 @@ class Trainer:
         )
         self.regulariser = Regulariser(self.model, spec, source=self.source, device=self.device)
         self.average = Average(self.model, spec.ema) if spec.ema else None
+        self.static: Any = None
+        """How its steps are taken on a GPU: a ``dart.training.captured.StaticStep``."""
         self.prefix: Prefix | None = None
         # With changed colours or lenses no picture comes twice.
         if isinstance(self.model, DepthNet) and not (spec.colour or spec.virtual_lenses):
             self.prefix = Prefix(self.model, spec.precision)
 
-    def draw(self) -> Batch:
-        """Return the batch of the next step, on the device."""
-        return self.batches.draw(len(self.history)).to(self.device)
+    def draw(self, step: int | None = None) -> Batch:
+        """Return the batch of a step, the next one unless given, on the device."""
+        return self.batches.draw(len(self.history) if step is None else step).to(self.device)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return what the network runs under: the spec's precision."""
@@ -171,7 +180,7 @@ class Trainer:
 
     def know(self, batch: Batch) -> list[Tensor]:
         """Return the maps of first stages that need not be computed again."""
-        return [] if self.prefix is None else self.prefix.of(batch.image)
+        return [] if self.prefix is None else self.prefix.of(batch)
 
     def loss(self, batch: Batch, prediction: HasDistance) -> Float[Tensor, ""]:
         """Return the loss of one batch, already on the device."""
@@ -187,35 +196,67 @@ class Trainer:
             Diverged: If the loss or the gradient is not finite; the weights stay as they were.
         """
         batch = self.draw()
+        self.set_rates()
         self.optimizer.zero_grad()
         loss = self.loss(batch, self.predict(batch))
         loss.backward()
-        return self.finish(loss)
+        return self.record(self.move(loss).tolist())
 
-    def finish(self, loss: Float[Tensor, ""]) -> Step:
+    def set_rates(self) -> None:
+        """Set the learning rates of the next step."""
+        factor = self._rate_factor()
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(group["peak"] * factor)
+            else:
+                group["lr"] = group["peak"] * factor
+
+    def _rate_factor(self) -> float:
+        spec = self.spec
+        return learning_rate_factor(
+            len(self.history), spec.steps, schedule=spec.schedule, warm_up=spec.warm_up
+        )
+
+    def move(self, loss: Float[Tensor, ""]) -> Float[Tensor, " 2"]:
         """Move the weights along the gradients of ``loss``, which stand in them.
 
-        Raises:
-            Diverged: If the loss or the gradient is not finite; the weights stay as they were.
+        Nothing is read on the host, so that a GPU need not wait. Where a number is not finite the
+        weights and the optimiser stay as they are.
+
+        Returns:
+            The loss and the norm of its gradient.
         """
-        spec, step = self.spec, len(self.history)
-        factor = learning_rate_factor(
-            step, spec.steps, schedule=spec.schedule, warm_up=spec.warm_up
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
         for name, begin in self.begins.items():
-            if step < begin:
+            if len(self.history) < begin:
                 self.trained[name].grad = None  # AdamW passes over it, its decay too
-        norm = float(nn.utils.clip_grad_norm_(self.trained.values(), spec.gradient_clip))
-        record = Step(step, float(loss.detach()), spec.learning_rate * factor, norm)
-        if not (math.isfinite(record.loss) and math.isfinite(norm)):
-            raise Diverged(f"step {step}: the loss is {record.loss}, the gradient's norm {norm}")
+        norm = nn.utils.clip_grad_norm_(self.trained.values(), self.spec.gradient_clip)
+        told = torch.stack([loss.detach().double(), norm.double()])
+        # The fused step reads this, which mixed precision made for it, and then does nothing.
+        self.optimizer.found_inf = (~told.isfinite().all()).float()  # pyright: ignore[reportAttributeAccessIssue]
         self.optimizer.step()
+        return told
+
+    def record(self, told: Sequence[float]) -> Step:
+        """Take a step's loss and gradient norm into the history.
+
+        Raises:
+            Diverged: If one of them is not finite; ``move`` has left the weights as they were.
+        """
+        step, (loss, norm) = len(self.history), told
+        record = Step(step, loss, self.spec.learning_rate * self._rate_factor(), norm)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise Diverged(f"step {step}: the loss is {loss}, the gradient's norm {norm}")
         if self.average is not None:
             self.average.update(step)
         self.history.append(record)
         return record
+
+    def attempt_record(self, told: Sequence[float]) -> Step | Diverged:
+        """Do what ``record`` does, and return what it raises."""
+        try:
+            return self.record(told)
+        except Diverged as error:
+            return error
 
     def as_result(self) -> AbstractContextManager[None]:
         """Let the model have the weights that would be its result for a while."""
@@ -252,6 +293,8 @@ class Trainer:
             for name, tensor in own.items():
                 tensor.copy_(saved[name])
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:  # as on a CPU; a GPU's steps see to their own
+            group["lr"], group["capturable"] = float(group["lr"]), False
         self.history = [Step(**step) for step in state["history"]]
         if self.average is not None:
             self.average.load(state["average"])

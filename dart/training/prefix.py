@@ -5,13 +5,13 @@ variant, since the first adapter comes after it. Each is computed once a process
 at a time: its value then depends neither on the rest of the batch nor on what was kept before.
 """
 
-import hashlib
 from collections.abc import Hashable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dart.data.sample import Batch, digest_image
 from dart.models import DepthNet
 from dart.models.folding import is_folded
 
@@ -40,16 +40,16 @@ class Prefix:
                 _kept.clear()
             self.kept = _kept.setdefault((*identity, self.stages), {})
 
-    def of(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _ _ _"]]:
+    def of(self, batch: Batch) -> list[Float[Tensor, "b _ _ _"]]:
         """Return the maps of the first stages, finest first; none where the first one trains."""
         if self.stages == 0:
             return []
-        rows = [self._of_one(image) for image in images.split(1)]
+        images = batch.image.split(1)
+        rows = [self._of_one(image, of) for image, of in zip(images, batch.digests, strict=True)]
         return [torch.cat(maps) for maps in zip(*rows, strict=True)]
 
-    def _of_one(self, image: Float[Tensor, "1 3 h w"]) -> list[Tensor]:
-        told = repr(image.shape).encode() + image.cpu().contiguous().numpy().tobytes()
-        key = hashlib.blake2b(told, digest_size=16).digest()
+    def _of_one(self, image: Float[Tensor, "1 3 h w"], digest: bytes) -> list[Tensor]:
+        key = digest or digest_image(image[0])
         if key in self.kept:
             return self.kept[key]
         maps = self.model.encode_prefix(image)

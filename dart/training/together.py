@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import TypeGuard
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dart.models import DepthNet
-from dart.models.together import can_share, forward_together
+from dart.models.together import can_share
+from dart.training.captured import StaticStep, is_wanted, run_body
 from dart.training.loop import Step, Trainer
 
 
@@ -44,41 +45,48 @@ def is_network(model: nn.Module) -> TypeGuard[DepthNet]:
 def take_steps(trainers: Sequence[Trainer]) -> list[Step | Exception]:
     """Do the next step of each training of one group; one that diverges harms no other.
 
+    On a GPU they are captured and replayed where that is possible (``dart.training.captured``).
     Where this raises, no training has taken its step.
     """
-    if len(trainers) == 1:
-        return [_attempt(trainers[0])]
     first = trainers[0]
+    if is_wanted(trainers):
+        static = first.static
+        if static is None or [*map(id, static.trainers)] != [*map(id, trainers)]:
+            static = first.static = StaticStep(trainers)
+        return static.take()
+    if len(trainers) == 1:
+        return [_attempt(first)]
     batches = [trainer.draw() for trainer in trainers]
-    images = torch.cat([batch.image for batch in batches])
-    cameras = [camera for batch in batches for camera in batch.cameras]
     for trainer in trainers:
-        trainer.optimizer.zero_grad()
-    nets = [trainer.model for trainer in trainers if is_network(trainer.model)]
-    with first.autocast():
-        fewest = min(net.num_constant_stages for net in nets)
+        trainer.set_rates()
+
+    def know() -> list[Tensor]:
+        fewest = min(
+            trainer.model.num_constant_stages for trainer in trainers if is_network(trainer.model)
+        )
         known = [
             trainer.know(batch)[:fewest] for trainer, batch in zip(trainers, batches, strict=True)
         ]
-        maps = [torch.cat(parts) for parts in zip(*known, strict=True)]
-        predictions = forward_together(nets, images, cameras, known=maps)
-    losses = [
-        trainer.loss(batch, prediction)
-        for trainer, batch, prediction in zip(trainers, batches, predictions, strict=True)
-    ]
-    torch.stack(losses).sum().backward()
-    return [_finish(trainer, loss.detach()) for trainer, loss in zip(trainers, losses, strict=True)]
+        return [torch.cat(parts) for parts in zip(*known, strict=True)]
+
+    told = run_body(trainers, batches, know).tolist()
+    return [t.attempt_record(numbers) for t, numbers in zip(trainers, told, strict=True)]
+
+
+def take_step(trainer: Trainer) -> Step:
+    """Do the next step of one training.
+
+    Raises:
+        Diverged: If the loss or the gradient is not finite; the weights stay as they were.
+    """
+    [step] = take_steps([trainer])
+    if isinstance(step, Exception):
+        raise step
+    return step
 
 
 def _attempt(trainer: Trainer) -> Step | Exception:
     try:
         return trainer.take_step()
-    except Exception as error:
-        return error
-
-
-def _finish(trainer: Trainer, loss: torch.Tensor) -> Step | Exception:
-    try:
-        return trainer.finish(loss)
     except Exception as error:
         return error

@@ -12,6 +12,7 @@ from dart.data.sample import Sample
 from dart.models import DepthNet, Tuner, create_model, list_variants
 from dart.models.folding import fold
 from dart.recipe import TrainingSpec
+from dart.training.captured import NO_GRAPH, StaticStep
 from dart.training.freeze import set_trainable
 from dart.training.loop import Diverged, Trainer
 from dart.training.together import share_encoder, take_steps
@@ -83,6 +84,24 @@ def test_a_folded_run_is_the_run_alone(name: str) -> None:
         expected, moved = weights(one.model), weights(other.model)
         for key, value in expected.items():
             torch.testing.assert_close(moved[key], value, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", list_variants())
+def test_a_step_from_tensors_that_stay_is_the_step_and_reads_nothing(name: str) -> None:
+    net = make_net(name, 0)
+    plain = make_trainer(copy.deepcopy(net), 0)
+    static = StaticStep([make_trainer(net, 0)])
+    for _ in range(4):
+        plain.take_step()
+        static.take()
+    assert static.reason == NO_GRAPH  # and not that something is read on the host
+    [trainer] = static.trainers
+    assert len(trainer.history) == 4
+    for step, expected in zip(trainer.history, plain.history, strict=True):
+        assert step.loss == pytest.approx(expected.loss, rel=1e-6)
+        assert step.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5)
+    for key, value in weights(plain.model).items():
+        torch.testing.assert_close(weights(trainer.model)[key], value, rtol=1e-4, atol=1e-7)
 
 
 def test_a_run_that_diverges_harms_no_other() -> None:

@@ -44,14 +44,6 @@ def test_invalid_pixels_change_neither_loss_nor_gradient(loss) -> None:
 
 
 @pytest.mark.parametrize("loss", [log_l1, rel_l1, si_log])
-def test_an_image_without_valid_pixels_raises(loss) -> None:
-    valid = ALL.clone()
-    valid[1] = False
-    with pytest.raises(ValueError, match="no valid pixel"):
-        loss(TRUE, TRUE, valid)
-
-
-@pytest.mark.parametrize("loss", [log_l1, rel_l1, si_log])
 def test_images_weigh_the_same_however_many_pixels_are_valid(loss) -> None:
     valid = ALL.clone()
     valid[0, 1:] = False
