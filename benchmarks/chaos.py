@@ -108,6 +108,8 @@ class Chaos:
             process = self.start()
             self._kill_at_random(process, kills)
             self.look()
+            done = f"{dict(self.kills)}, while {dict(self.found)}, runs {len(self.seen)}"
+            sys.stderr.write(f"start {self.starts}: killed {done}\n")
 
     def _kill_at_random(self, process: subprocess.Popen[str], kills: int) -> None:
         while sum(self.kills.values()) < kills:

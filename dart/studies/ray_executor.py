@@ -30,7 +30,11 @@ from dart.studies.worker import RunFunction, Task, load_run_function, run_task
 GRACE = 30.0
 """Seconds that workers get to end by themselves before they are killed."""
 
-PASSED = ("OMP_NUM_THREADS", "MPLBACKEND", "MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK")
+STARTS = 3
+"""How often a cluster of our own is started: Ray gives up where the machine is too busy."""
+
+PASSED = ("OMP_NUM_THREADS", "MPLBACKEND", "DO_NOT_TRACK")
+"""What workers get of the environment, beside what begins with ``DART_``."""
 
 
 def work(task: Task, function: RunFunction | None, gpus: float) -> dict[str, Any]:
@@ -190,18 +194,23 @@ def start_ray(cluster: Cluster) -> Any:
     if cluster.address is None:
         # `local`: without it Ray attaches to whatever cluster was left on the machine.
         options = {"address": "local", "num_cpus": cluster.workers, "include_dashboard": False}
-    try:
-        with keep_handlers():
-            ray.init(
-                **options,
-                runtime_env={"env_vars": _environment()},
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        where = cluster.address or "this machine"
-        raise UserError(f"--address {where}: no cluster of Ray can be used: {reason}") from None
+    for attempt in range(1, STARTS + 1):
+        try:
+            with keep_handlers():
+                ray.init(
+                    **options,
+                    runtime_env={"env_vars": _environment()},
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
+            break
+        except Exception as error:  # a node that is not up in 30 s raises just that
+            with suppress(Exception):
+                ray.shutdown()
+            if cluster.address is not None or attempt == STARTS:
+                reason = " ".join(str(error).split())[:200]
+                where = f"--address {cluster.address}" if cluster.address else "--workers"
+                raise UserError(f"{where}: no cluster of Ray can be used: {reason}") from None
     found = ray.cluster_resources().get("GPU", 0.0)
     if cluster.gpus_per_run > found:  # runs would wait for ever
         ray.shutdown()
@@ -235,7 +244,5 @@ def _environment() -> dict[str, str]:
     root = Path(__file__).parents[2]
     paths = [str(root), str(Path.cwd()), os.environ.get("PYTHONPATH", "")]
     wanted = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    passed = [
-        n for n in os.environ if n.startswith("DART_") or n in ("OMP_NUM_THREADS", "MPLBACKEND")
-    ]
+    passed = [name for name in os.environ if name.startswith("DART_") or name in PASSED]
     return wanted | {name: os.environ[name] for name in passed}

@@ -106,6 +106,31 @@ def test_more_accelerators_than_there_are_is_one_line_and_no_endless_wait() -> N
     )
 
 
+def test_a_cluster_that_does_not_come_up_is_started_again_and_then_is_one_line() -> None:
+    code = (
+        "import ray\n"
+        "from dart.studies.executor import Cluster\n"
+        "from dart.studies.ray_executor import start_ray\n"
+        "start, late = ray.init, 2\n"
+        "def init(**options):\n"
+        "    global late\n"
+        "    late -= 1\n"
+        "    if late >= 0: raise Exception('The current node timed out\\nduring startup.')\n"
+        "    return start(**options)\n"
+        "ray.init = init\n"
+        "print(start_ray(Cluster(2)).is_initialized())\n"
+        "ray.shutdown()\n"
+        "late = 99\n"
+        "try: start_ray(Cluster(2))\n"
+        "except ValueError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "True",
+        "--workers: no cluster of Ray can be used: The current node timed out during startup.",
+    ]
+
+
 def test_the_runs_of_a_lost_node_move_to_another(engine: StudyProcess) -> None:
     code = (
         "import sys, os; os.environ['RAY_USAGE_STATS_ENABLED'] = '0'\n"
