@@ -27,6 +27,7 @@ from dart.models.folding import is_folded
 from dart.pictures import Panel, draw_panels
 from dart.recipe import Recipe, canonical_hash
 from dart.training.loop import Diverged
+from dart.training.passes import Ask, ask
 
 # Not Sequence[Sample]: a run-time checker would decode a frame, or fail on one that is damaged.
 Frames = Dataset[Sample] | Sequence
@@ -41,14 +42,24 @@ CURVE_IMAGES = 8
 
 
 @torch.inference_mode()
-def predict(model: DepthNet, data: Frames, *, device: torch.device) -> list[Float[ndarray, "h w"]]:
-    """Return the predicted distance in metres of every sample, in order."""
+def predict(
+    model: DepthNet, data: Frames, *, device: torch.device, asked: Ask | None = None
+) -> list[Float[ndarray, "h w"]]:
+    """Return the predicted distance in metres of every sample, in order.
+
+    Args:
+        asked: Gives the model's distances; the model itself unless given.
+    """
     model.eval()
     maps: list[Float[ndarray, "h w"]] = []
     for start in range(0, len(data), EVALUATION_BATCH):  # type: ignore[arg-type]
         stop = min(start + EVALUATION_BATCH, len(data))  # type: ignore[arg-type]
         batch = collate([data[i] for i in range(start, stop)]).to(device)
-        maps.extend(model(batch.image, batch.cameras).distance.float().cpu().numpy())
+        if asked is None:
+            distance = model(batch.image, batch.cameras).distance.float()
+        else:
+            distance = asked(batch.image, batch.cameras)
+        maps.extend(distance.cpu().numpy())
     return maps
 
 
@@ -100,9 +111,15 @@ def measure_angles(data: Frames, maps: Sequence[Float[ndarray, "h w"]]) -> pd.Da
     return pd.concat(tables, ignore_index=True)
 
 
-def measure_all(model: DepthNet, data: Frames, *, device: torch.device) -> pd.DataFrame:
-    """Return what ``measure`` and ``measure_angles`` do; whole images are ring ``WHOLE``."""
-    maps = predict(model, data, device=device)
+def measure_all(
+    model: DepthNet, data: Frames, *, device: torch.device, asked: Ask | None = None
+) -> pd.DataFrame:
+    """Return what ``measure`` and ``measure_angles`` do; whole images are ring ``WHOLE``.
+
+    Args:
+        asked: As of ``predict``.
+    """
+    maps = predict(model, data, device=device, asked=asked)
     whole = measure(data, maps).assign(ring=WHOLE, pixels=0)
     return pd.concat([whole, measure_angles(data, maps)], ignore_index=True)
 
@@ -189,6 +206,7 @@ class Measurements:
         self, model: DepthNet, recipe: Recipe, *, results: Path, device: torch.device
     ) -> None:
         self.device = device
+        self._asked = (model, ask(model))
         self.data = {
             split: open_domain(recipe.protocol.locate(split.domain), split.name)
             for split in list_splits(recipe.protocol.roles)
@@ -203,6 +221,12 @@ class Measurements:
             if split.name == "test"
         }
         self.maps_before = self.predict_pictured(model)
+
+    def _ask(self, model: DepthNet) -> Ask:
+        """Return what gives the model's distances; its graphs are kept for the next time."""
+        if self._asked[0] is not model:
+            self._asked = (model, ask(model))
+        return self._asked[1]
 
     def predict_pictured(self, model: DepthNet) -> dict[Split, list[Float[ndarray, "h w"]]]:
         """Return the maps of the frames that are shown."""
@@ -219,7 +243,9 @@ class Measurements:
             if model is None:
                 table["after"] = table["before"]
             else:
-                table["after"] = measure_all(model, data, device=self.device)["value"]
+                asked = self._ask(model)
+                after = measure_all(model, data, device=self.device, asked=asked)
+                table["after"] = after["value"]
             tables.append(table.assign(domain=split.domain, role=split.role, split=split.name))
         errors = pd.concat(tables, ignore_index=True)
         whole = errors["ring"] == WHOLE
@@ -231,7 +257,8 @@ class Measurements:
         """Return mean errors over the images: ``domain, role, split, metric, value``."""
         tables = []
         for split, data in self.data.items():
-            errors = measure(data, predict(model, data, device=self.device))
+            maps = predict(model, data, device=self.device, asked=self._ask(model))
+            errors = measure(data, maps)
             table = errors.groupby("metric", sort=False)["value"].mean().reset_index()
             tables.append(table.assign(domain=split.domain, role=split.role, split=split.name))
         return pd.concat(tables, ignore_index=True)
@@ -260,7 +287,7 @@ class Measurements:
         """
         points = []
         for split, data in self._curve_data():
-            maps = predict(model, data, device=self.device)
+            maps = predict(model, data, device=self.device, asked=self._ask(model))
             if not all(np.isfinite(distance).all() for distance in maps):
                 raise Diverged(f"step {step}: the prediction on {split.label} is not finite")
             points += _curve_rows(split, step, measure(data, maps))
