@@ -46,8 +46,8 @@ COMMIT_SECONDS = 0.03
 """What comes between a record that stands aside and the rename, at most, on a busy disk."""
 MORE_TRIALS = 4
 """Added to a study that ended while there are kills left."""
-DEATHS = 2
-"""A run whose worker dies a third time is recorded as crashed."""
+DEATHS = 1
+"""A run whose worker dies a third time is recorded as crashed; a kill may hit the run after it."""
 
 
 @dataclass
@@ -125,7 +125,7 @@ class Chaos:
                 self.kills["worker"] += 1
                 self._classify([victim])
                 continue
-            workers = _children(process.pid) if self.workers > 1 else [process.pid]
+            workers = list(_children(process.pid)) if self.workers > 1 else [process.pid]
             process.kill()
             process.communicate()
             self.kills["coordinator"] += 1
@@ -154,16 +154,13 @@ class Chaos:
 
     def _choose_worker(self, pid: int) -> int | None:
         """Return the worker to kill, or None for the coordinator: half of the times either."""
-        workers = _children(pid) if self.workers > 1 else []
+        workers = _children(pid) if self.workers > 1 else {}
         if not workers or self.random.random() >= 0.5:
             return None
-        chosen = self.random.choice(workers)
-        for path in self._aside(""):
-            run, _, owner = path.name.removeprefix(".tmp-").partition("-")
-            if owner.endswith(f"-{chosen}"):
-                if self.deaths[run] >= DEATHS:
-                    return None
-                self.deaths[run] += 1
+        chosen = self.random.choice(list(workers))
+        if self.deaths[workers[chosen]] >= DEATHS:
+            return None
+        self.deaths[workers[chosen]] += 1
         return chosen
 
     def _classify(self, pids: list[int]) -> None:
@@ -253,8 +250,8 @@ def _wait(process: subprocess.Popen[str], until: Callable[[], bool], *, every: f
     return True
 
 
-def _children(pid: int) -> list[int]:
-    """Return the processes of Ray's workers under a coordinator."""
+def _children(pid: int) -> dict[int, str]:
+    """Return the processes of Ray's workers under a coordinator, and the run each of them has."""
     parents: dict[int, list[int]] = {}
     names: dict[int, str] = {}
     for path in Path("/proc").glob("[0-9]*"):
@@ -264,11 +261,12 @@ def _children(pid: int) -> list[int]:
             parents.setdefault(int(fields[1]), []).append(int(path.name))
         except OSError:
             continue
-    found, waiting = [], [pid]
+    found, waiting = {}, [pid]
     while waiting:
         children = parents.get(waiting.pop(), [])
         waiting += children
-        found += [child for child in children if names[child].startswith("ray::dart-")]
+        busy = [child for child in children if names[child].startswith("ray::dart-")]
+        found |= {child: names[child].rstrip("\0 ").rpartition("-")[2] for child in busy}
     return found
 
 
