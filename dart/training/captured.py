@@ -53,10 +53,14 @@ class HostReads(TorchDispatchMode):
     """Notes what reads a value on the host while it is active.
 
     ``Tensor.tolist`` and ``Tensor.numpy`` of a tensor on a CPU pass unseen; on a GPU they copy.
+
+    Args:
+        device: Where the step runs: beside a GPU, what lies on the host may be read there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
         super().__init__()
+        self.device = device
         self.found: list[str] = []
 
     def __torch_dispatch__(
@@ -74,7 +78,7 @@ class HostReads(TorchDispatchMode):
             what = "chooses by a mask"
         elif name == "aten::_to_copy" and args[0].is_cuda and not result.is_cuda:
             what = "copies to the host"
-        if what is not None:
+        if what is not None and args[0].device.type == self.device.type:
             self.found.append(f"{what} ({name}, {_where()})")
         return result
 
@@ -219,7 +223,7 @@ class StaticStep:
 
     def _practise(self) -> Float[Tensor, "n 2"]:
         """Take a step as it is, and find out whether it could be captured."""
-        reads = HostReads()
+        reads = HostReads(self.trainers[0].device)
         # In the first step the views of the cameras are made, which is not part of a capture.
         watch = reads if 0 < self.taken < PRACTICE else nullcontext()
         with self._beside(), self._static(), watch:

@@ -5,10 +5,11 @@ arithmetic in hundreds of kernels. What training moves are the values of weights
 lie, so that a graph holds for a whole run.
 """
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -23,102 +24,131 @@ PRACTICE = 2
 MOST_SHAPES = 8
 """Shapes that are kept; further ones run as they are."""
 
+Ask = Callable[[Tensor, Sequence[Camera]], Tensor]
+
+
+@functools.cache
+def _pool() -> object:
+    """Return where graphs allocate: one place for all, of which no two run at once."""
+    return torch.cuda.graph_pool_handle()
+
+
+class Replayed:
+    """A function of one tensor, of one shape and without gradients, replayed on CUDA.
+
+    Hooks of modules are not called in a replay.
+
+    Args:
+        function: What it is; weights that it reads must stay where they are.
+        name: What a refusal calls it.
+
+    Attributes:
+        reason: Why it is not captured; empty while it may be, or is.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], *, name: str = "it") -> None:
+        self.function = function
+        self.name = name
+        self.reason = ""
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self._taken = 0
+        self._entering: Tensor | None = None
+        self._answer: Tensor | None = None
+
+    # Not inference_mode: there a composite operator would hide what it reads from HostReads.
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def __call__(self, entering: Tensor) -> Tensor:
+        """Return the function's value, which the next call of any of these overwrites."""
+        if self._entering is None:
+            self._entering = entering.clone()
+            self.reason = "" if entering.is_cuda else NO_GRAPH
+        else:
+            self._entering.copy_(entering, non_blocking=True)
+        if self.graph is None and not self.reason and self._taken >= PRACTICE:
+            self._capture()
+        self._taken += 1
+        if self.graph is not None and self._answer is not None:
+            self.graph.replay()
+            return self._answer
+        # What the first pass makes to be kept is not part of a capture.
+        reads = HostReads(entering.device)
+        with reads if self._taken == PRACTICE else nullcontext():
+            answer = self.function(self._entering)
+        if reads.found:
+            self.reason = f"{self.name}: a pass {reads.found[0]}"
+        return answer
+
+    def _capture(self) -> None:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, pool=_pool()):  # pyright: ignore[reportArgumentType]
+                assert self._entering is not None
+                self._answer = self.function(self._entering)
+        except RuntimeError as error:
+            torch.cuda.synchronize()
+            self.reason = f"CUDA refuses to capture it: {str(error).splitlines()[0]}"
+            return
+        self.graph = graph
+
 
 @dataclass
 class _Held:
-    """What passes of one shape read and write."""
+    """What passes of one shape need."""
 
-    image: Float[Tensor, "b 3 h w"]
-    cameras: Sequence[Camera]
+    replayed: Replayed
     views: tuple[StaticViews, StaticViews]
     """For scale head and adapters."""
     parts: tuple[nn.Module, ...]
     """Whose weights a graph reads: held, so that their memory is not given away."""
-    taken: int = 0
-    graph: torch.cuda.CUDAGraph | None = None
-    distance: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 class Passes:
     """Asks a network for distances, from tensors that stay where they are.
 
-    Hooks of modules are not called in a replay.
-
     Args:
         model: The network, in eval mode whenever it is asked.
-
-    Attributes:
-        reason: Why passes are not captured; empty while they may be, or are.
     """
 
     def __init__(self, model: DepthNet) -> None:
         self.model = model
-        on_cuda = next(model.encoder.parameters()).is_cuda
-        self.reason = "" if on_cuda else NO_GRAPH
         self._held: dict[tuple[object, ...], _Held] = {}
-        self._pool: object = None
 
-    # Not inference_mode: there a composite operator would hide what it reads from HostReads.
-    @torch.inference_mode(False)
-    @torch.no_grad()
+    @property
+    def reason(self) -> str:
+        """Why passes are not captured; empty while all may be, or are."""
+        return next((h.replayed.reason for h in self._held.values() if h.replayed.reason), "")
+
     def __call__(
         self, image: Float[Tensor, "b 3 h w"], cameras: Sequence[Camera]
     ) -> Float[Tensor, "b h w"]:
         """Return metres along the rays, which the next call overwrites."""
         model = self.model
+        height, width = image.shape[2:]
+        image, cameras = model.pad(image, cameras)
         parts = (model.encoder, model.adapters, model.decoder, model.scale_head)
         key = (tuple(image.shape), model.adapters_enabled, *map(id, parts))
         if key not in self._held and len(self._held) >= MOST_SHAPES:
-            return model(image, cameras).distance.float()
+            return model(image, cameras).distance.float()[:, :height, :width]
         held = self._held.get(key)
         if held is None:
-            held = _Held(image.clone(), list(cameras), self._make_views(), parts)
-            self._held[key] = held
+            held = self._held[key] = self._hold(cameras, parts)
         else:
-            held.image.copy_(image, non_blocking=True)
-            held.cameras = cameras
-            shown = model.pad(image, cameras)[1]
             for view in {id(view): view for view in held.views}.values():
-                view.show(shown)
-        return self._run(held)
+                view.show(cameras)
+        return held.replayed(image)[:, :height, :width]
 
-    def _make_views(self) -> tuple[StaticViews, StaticViews]:
-        first = StaticViews(self.model.embedder)
-        same = self.model.adapter_embedder is self.model.embedder
-        return first, first if same else StaticViews(self.model.adapter_embedder)
+    def _hold(self, cameras: Sequence[Camera], parts: tuple[nn.Module, ...]) -> _Held:
+        model = self.model
+        first = StaticViews(model.embedder)
+        same = model.adapter_embedder is model.embedder
+        views = (first, first if same else StaticViews(model.adapter_embedder))
 
-    def _run(self, held: _Held) -> Tensor:
-        if held.graph is None and not self.reason and held.taken >= PRACTICE:
-            self._capture(held)
-        held.taken += 1
-        if held.graph is not None:
-            held.graph.replay()
-            return held.distance
-        # In the first pass the views of the cameras are made, which is not part of a capture.
-        reads = HostReads()
-        with reads if held.taken == PRACTICE else nullcontext():
-            distance = self._pass(held)
-        if reads.found:
-            self.reason = f"{self.model.variant}: a pass {reads.found[0]}"
-        return distance
+        def distance(image: Tensor) -> Tensor:
+            with _shown(model, views):  # of these cameras only the size is looked at
+                return model(image, cameras).distance.float()
 
-    def _capture(self, held: _Held) -> None:
-        graph = torch.cuda.CUDAGraph()
-        # No two graphs run at once and answers are read before the next: one pool does for all.
-        self._pool = self._pool or torch.cuda.graph_pool_handle()
-        torch.cuda.synchronize()
-        try:
-            with torch.cuda.graph(graph, pool=self._pool):  # pyright: ignore[reportArgumentType]
-                held.distance = self._pass(held)
-        except RuntimeError as error:
-            torch.cuda.synchronize()
-            self.reason = f"CUDA refuses to capture it: {str(error).splitlines()[0]}"
-            return
-        held.graph = graph
-
-    def _pass(self, held: _Held) -> Tensor:
-        with _shown(self.model, held.views):
-            return self.model(held.image, held.cameras).distance.float()
+        return _Held(Replayed(distance, name=model.variant), views, parts)
 
 
 @contextmanager
@@ -129,9 +159,6 @@ def _shown(model: DepthNet, views: tuple[StaticViews, StaticViews]) -> Iterator[
         yield
     finally:
         model.embedder, model.adapter_embedder = own
-
-
-Ask = Callable[[Tensor, Sequence[Camera]], Tensor]
 
 
 def ask(model: DepthNet) -> Ask:
