@@ -57,7 +57,7 @@ GOALS = {
     ((192, 256), "static bfloat16"): 12.0,
     ((480, 640), "static bfloat16"): 3.0,
     ((192, 256), "folded bfloat16"): 30.0,
-    ((96, 128), "static bfloat16"): 2.0,
+    ((96, 128), "dart bfloat16"): 2.0,
     ((96, 128), "folded bfloat16"): 3.0,
 }
 """Size and way -> times the plain loop's images a second that were aimed at."""
