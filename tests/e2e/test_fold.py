@@ -22,7 +22,7 @@ from dart.studies.plan import make_plan
 from dart.studies.spec import load_spec
 from dart.studies.stopping import StopRequest
 from dart.studies.worker import Task
-from dart.training import together
+from dart.training import captured
 from tests.helpers.own_frames import write_frames
 
 ROOT = Path(__file__).parents[2]
@@ -187,7 +187,7 @@ def test_what_does_not_fit_together_is_halved_and_loses_no_step(
     own: Path, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = []
-    forward = together.forward_together
+    forward = captured.forward_together
 
     def small(nets: Any, *rest: Any, **options: Any) -> Any:
         tried.append(len(nets))
@@ -195,7 +195,7 @@ def test_what_does_not_fit_together_is_halved_and_loses_no_step(
             raise torch.OutOfMemoryError("out of memory: planted")
         return forward(nets, *rest, **options)
 
-    monkeypatch.setattr(together, "forward_together", small)
+    monkeypatch.setattr(captured, "forward_together", small)
     fold = Fold(own, tmp_path)
     fold.run()
     assert tried[0] == 4
