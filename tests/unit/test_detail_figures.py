@@ -261,3 +261,21 @@ def test_many_variants_stand_below_each_other(results: Path) -> None:
     ax = update_sizes(many.assign(variant=pd.Categorical(many["variant"], names)))
     assert [label.get_text() for label in ax.get_yticklabels()] == names
     assert "decoder" in [label.get_text() for label in ax.get_xticklabels()]
+
+
+def test_many_domains_stand_below_each_other(results: Path) -> None:
+    images = load_study("toy", results=results)
+    other = images[images["domain"] == "other"]
+    names = [f"other_{i}" for i in range(5)]
+    many = pd.concat([other.assign(domain=name) for name in names])
+    ax = forgetting_by_domain(many, metric="abs_rel")
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == [
+        f"{name}\n(held_out)" for name in names
+    ]
+    means = [
+        round(float(x), 6)
+        for line in ax.lines
+        for x in np.atleast_1d(np.asarray(line.get_xdata(), float))
+        if math.isfinite(x) and x != 0
+    ]
+    assert means.count(-0.05) == 5 * 2  # from 0.30 to 0.25 in each

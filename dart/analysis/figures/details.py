@@ -28,6 +28,9 @@ MOST_GROUPS = 60
 MANY_COLUMNS = 12
 """More variants than that stand closer together."""
 
+MANY_DOMAINS = 4
+"""More domains than that stand below each other."""
+
 
 def forgetting_by_domain(images: pd.DataFrame, *, metric: str, ax: Axes | None = None) -> Axes:
     """Draw how much worse each domain that was not trained on became.
@@ -53,17 +56,17 @@ def forgetting_by_domain(images: pd.DataFrame, *, metric: str, ax: Axes | None =
     means["change"] = sign * (means["after"] - means["before"])
     means["where"] = means["domain"].astype(str) + "\n(" + means["role"].astype(str) + ")"
     variants = [v for v in images["variant"].cat.categories if v != ZERO_SHOT]
+    count = means["where"].nunique()
     group = max(2.2, 0.13 * len(variants))  # inches
-    ax = get_axes(ax, width=max(6, group * means["where"].nunique() + 3), height=4.5)
+    down = count > MANY_DOMAINS  # a page is higher than wide
+    size = (8, 0.7 * group * count + 1) if down else (max(6, group * count + 3), 4.5)
+    ax = get_axes(ax, width=size[0], height=size[1])
     look = {"hue": "variant", "hue_order": variants, "palette": colour_variants(variants)}
+    look |= {"x": "change", "y": "where"} if down else {"x": "where", "y": "change"}
     means["variant"] = means["variant"].astype(str)
-    sns.stripplot(
-        means, x="where", y="change", **look, dodge=True, size=3.5, alpha=0.6, legend=False, ax=ax
-    )
+    sns.stripplot(means, **look, dodge=True, size=3.5, alpha=0.6, legend=False, ax=ax)
     sns.pointplot(
         means,
-        x="where",
-        y="change",
         **look,
         dodge=0.8 - 0.8 / len(variants),  # pyright: ignore[reportArgumentType]
         errorbar=None,
@@ -71,9 +74,10 @@ def forgetting_by_domain(images: pd.DataFrame, *, metric: str, ax: Axes | None =
         markers=list(mark_variants(variants).values()),
         ax=ax,
     )
-    ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
-    ax.set_xlabel("")
-    ax.set_ylabel(f"change of {NAMES[metric]}\n(positive: worse than before)")
+    (ax.axvline if down else ax.axhline)(0, color="0.6", linewidth=0.8, zorder=0)
+    change = f"change of {NAMES[metric]}\n(positive: worse than before)"
+    ax.set_xlabel(change if down else "")
+    ax.set_ylabel("" if down else change)
     add_legend(ax)
     return ax
 
