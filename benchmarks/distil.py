@@ -57,7 +57,10 @@ class Teacher(nn.Module):
                 raise SystemExit(f"{weights}: {other} does not fit {name}")
             tensor.copy_(value)
         self.trunk = timm.create_model(TEACHER, features_only=True, out_indices=(1, 2, 3, 4))
-        self.trunk.load_state_dict(own, strict=False)
+        # The classifier's layers are left over; nothing may be missing.
+        missing = self.trunk.load_state_dict(own, strict=False).missing_keys
+        if missing:
+            raise SystemExit(f"{weights}: the trunk lacks {missing[0]}")
         info: Any = self.trunk.feature_info
         self.channels: list[int] = info.channels()
         self.eval().requires_grad_(False)
