@@ -103,7 +103,7 @@ def test_a_search_in_postgresql_with_a_server_is_the_same_and_survives_a_stop(
 def test_kills_lose_nothing_in_postgresql_and_a_server(
     storage: str, server: str, tmp_path: Path
 ) -> None:
-    engine = StudyProcess(tmp_path, SEARCH)
+    engine = StudyProcess(tmp_path, SEARCH, name="killed")  # other tests know a "toy" there
     flags = (f"--storage={storage}", f"--uri={server}")
     try:
         for runs in (4, 8):
@@ -117,7 +117,7 @@ def test_kills_lose_nothing_in_postgresql_and_a_server(
         engine.stop()
     begun = engine.calls()
     assert len(begun) - len(set(begun)) <= 2  # what was in flight
-    assert set(_statuses(server, "toy")) == {"FINISHED"}
+    assert set(_statuses(server, "killed")) == {"FINISHED"}
 
 
 def test_tracking_straight_into_postgresql(database: str, tmp_path: Path) -> None:

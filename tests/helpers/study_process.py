@@ -19,9 +19,9 @@ PATIENCE = 300
 class StudyProcess:
     """Starts processes of one study and knows what they have begun and committed."""
 
-    def __init__(self, folder: Path, text: str) -> None:
+    def __init__(self, folder: Path, text: str, *, name: str = "toy") -> None:
         self.folder = folder
-        self.path = write_study(folder, text)
+        self.path = write_study(folder, text, name=name)
         self.results = folder / "results"
         self.log = folder / "calls.log"
         self.log.touch()
@@ -82,7 +82,7 @@ class StudyProcess:
         """Every run is there once, with the numbers of an undisturbed study, and no other."""
         undisturbed = self.folder / "undisturbed"
         run_toy(self.path, undisturbed)
-        cells = read_study(undisturbed, "toy").cells
+        cells = read_study(undisturbed, self.path.stem).cells
         for cell in cells:
             one, two = (
                 json.loads((run_folder(root, cell["key"]) / "result.json").read_text())
