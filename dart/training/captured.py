@@ -156,8 +156,10 @@ class StaticStep:
         for trainer in self.trainers:
             for group in trainer.optimizer.param_groups:
                 # A number would be frozen into the graph.
-                group["lr"] = torch.tensor(float(group["lr"]), device=trainer.device)
-                group["capturable"] = trainer.device.type == "cuda"
+                on_cuda = trainer.device.type == "cuda"  # whose kernel takes it in single precision
+                kind = torch.float32 if on_cuda else torch.float64
+                group["lr"] = torch.tensor(float(group["lr"]), device=trainer.device, dtype=kind)
+                group["capturable"] = on_cuda
         for net in self.nets:
             views = {id(e): StaticViews(e) for e in (net.embedder, net.adapter_embedder)}
             self.views.append([views[id(net.embedder)], views[id(net.adapter_embedder)]])

@@ -97,8 +97,7 @@ def test_a_step_from_tensors_that_stay_is_the_step_and_reads_nothing(name: str) 
     assert static.reason == NO_GRAPH  # and not that something is read on the host
     [trainer] = static.trainers
     assert len(trainer.history) == 4
-    # Its rates are of single precision, as a GPU needs them; Adam makes that large where gradients
-    # are tiny. A weight moves by up to 4e-3 here.
+    # A weight moves by up to 4e-3 here.
     for step, expected in zip(trainer.history, plain.history, strict=True):
         assert step.loss == pytest.approx(expected.loss, rel=5e-5)
         assert step.grad_norm == pytest.approx(expected.grad_norm, rel=5e-4)
