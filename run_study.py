@@ -77,7 +77,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         metavar="N",
         type=_count_workers,
         default=1,
-        help="runs that train together in this process and share the frozen encoder",
+        help="runs that train together in one process and share the frozen encoder",
     )
     parser.add_argument(
         "--executor",
@@ -88,14 +88,18 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     workers = parser.add_argument_group("many runs at once, with Ray (pip install '.[ray]')")
     workers.add_argument(
-        "--workers", metavar="N", type=_count_workers, default=1, help="runs at once"
+        "--workers",
+        metavar="N",
+        type=_count_workers,
+        default=1,
+        help="processes at once; with --fold each takes several runs",
     )
     workers.add_argument(
         "--gpus-per-run",
         metavar="SHARE",
         type=_share,
         default=0.0,
-        help="of an accelerator, as 0.25: four runs share one",
+        help="of an accelerator, as 0.25: four runs share one; with --fold, of a worker",
     )
     workers.add_argument("--address", metavar="HOST:PORT", help="of a cluster; default: start one")
     parser.add_argument(
@@ -267,11 +271,6 @@ def _check_executor(executor: str, *, is_alone: bool, options: argparse.Namespac
         raise UserError(
             "--executor inline: runs one after the other in this process; leave out --workers, "
             "--gpus-per-run and --address"
-        )
-    if options.fold > 1 and executor == "ray":
-        raise UserError(
-            "--fold: runs fold in this process; leave out --workers, --gpus-per-run, --address "
-            "and --executor ray"
         )
     if options.gpus_per_run and options.device == "cpu":
         raise UserError(

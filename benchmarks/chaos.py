@@ -125,7 +125,7 @@ class Chaos:
                 self.kills["worker"] += 1
                 self._classify([victim])
                 continue
-            workers = list(_children(process.pid)) if self.workers > 1 else [process.pid]
+            workers = list(find_workers(process.pid)) if self.workers > 1 else [process.pid]
             process.kill()
             process.communicate()
             self.kills["coordinator"] += 1
@@ -154,7 +154,7 @@ class Chaos:
 
     def _choose_worker(self, pid: int) -> int | None:
         """Return the worker to kill, or None for the coordinator: half of the times either."""
-        workers = _children(pid) if self.workers > 1 else {}
+        workers = find_workers(pid) if self.workers > 1 else {}
         if not workers or self.random.random() >= 0.5:
             return None
         chosen = self.random.choice(list(workers))
@@ -250,7 +250,7 @@ def _wait(process: subprocess.Popen[str], until: Callable[[], bool], *, every: f
     return True
 
 
-def _children(pid: int) -> dict[int, str]:
+def find_workers(pid: int) -> dict[int, str]:
     """Return the processes of Ray's workers under a coordinator, and the run each of them has."""
     parents: dict[int, list[int]] = {}
     names: dict[int, str] = {}

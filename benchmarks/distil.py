@@ -10,7 +10,9 @@ Two ways from one random start, at equal processor time, on the same frames and 
 Prints the error on validation scenes as the time passes, a line a seed, way and quarter.
 
 Run: ``python benchmarks/distil.py --frames FOLDER --teacher efficientnet-lite0-57934424.pth``
-(``dart render rooms_pinhole --split train --count 6000 --out FOLDER`` makes the frames)
+(``dart render rooms_pinhole --split train --count 6000 --out FOLDER`` makes the frames).
+With ``--save FILE`` it only imitates, for all of ``--seconds``, and keeps the encoder for
+``dart pretrain --encoder-weights FILE``.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -158,16 +161,23 @@ def learn_depth(
     return step
 
 
+def start(
+    seed: int, data: Sequence[Sample], options: argparse.Namespace
+) -> tuple[DepthNet, Batches]:
+    """Return a network of random weights, about to train, and its batches."""
+    model = create_model("none", generator=derive_generator(seed, "init")).requires_grad_(True)
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    batches = Batches(data, options.batch_size, Augmentation(flips=True, colour=0.5), seed)
+    return model.train(), batches
+
+
 def run(
     way: str, seed: int, data: Sequence[Sample], teacher: Teacher, options: argparse.Namespace
 ) -> None:
     """Train one network and print how it fares."""
-    model = create_model("none", generator=derive_generator(seed, "init")).requires_grad_(True)
-    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    batches = Batches(data, options.batch_size, Augmentation(flips=True, colour=0.5), seed)
+    model, batches = start(seed, data, options)
     seconds, steps = options.seconds, {}
     if way == "distil":
-        model.train()
         steps["imitating"] = imitate(model, teacher, batches, options.share * seconds)
         seconds *= 1 - options.share
 
@@ -179,7 +189,6 @@ def run(
         model.train()
         print(json.dumps({"seed": seed, "way": way, "depth": share, "abs_rel": found}), flush=True)
 
-    model.train()
     steps["depth"] = learn_depth(model, batches, seconds, report)
     print(json.dumps({"seed": seed, "way": way, "steps": steps}), flush=True)
 
@@ -193,9 +202,15 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.3, help="of it, for imitating")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--save", type=Path, help="keep the encoder that imitates, and no more")
     options = parser.parse_args()
     data = open_domain("rooms_pinhole", "train", folder=options.frames)
     teacher = Teacher(options.teacher)
+    if options.save is not None:
+        model, batches = start(0, data, options)
+        steps = imitate(model, teacher, batches, options.seconds)
+        save_file(model.encoder.state_dict(), options.save, {"steps": str(steps)})
+        return
     for seed in range(options.seeds):
         for way in ("depth", "distil"):
             run(way, seed, data, teacher, options)

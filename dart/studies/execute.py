@@ -88,7 +88,7 @@ def _make_executor(options: Options, stop: StopRequest, reporter: Reporter) -> E
     # Ray is an extra, and takes a second to import.
     from dart.studies.ray_executor import RayExecutor  # noqa: PLC0415
 
-    return RayExecutor(options.cluster, options.run)
+    return RayExecutor(options.cluster, options.run, fold=options.fold, note=reporter.note)
 
 
 def _check_stores(options: Options) -> Options:

@@ -18,9 +18,9 @@ class Cluster:
     """Where workers run and what each may use."""
 
     workers: int = 1
-    """Runs at once."""
+    """Processes at once."""
     gpus_per_run: float = 0.0
-    """Share of an accelerator that a run gets; several runs share one where it is below 1."""
+    """Share of an accelerator that a process gets; several share one where it is below 1."""
     address: str | None = None
     """A running cluster, as ``HOST:PORT`` or ``auto``; None starts one on this machine."""
 

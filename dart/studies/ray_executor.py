@@ -1,18 +1,20 @@
-"""Workers of Ray, on this machine or a cluster: one task a run, decided on by one coordinator.
+"""Workers of Ray, on this machine or a cluster, decided on by one coordinator.
 
-Ray only carries tasks and says which died. A worker commits its record before it returns, so a
-lost answer loses nothing; what is tried again is the coordinator's decision, so Ray's own retries
-are off. All machines see the results folder under the same path.
+A worker gets a run at a time, or a few that take their steps of training together. Ray only carries
+tasks and says which died. A worker commits its records before it returns, so a lost answer loses
+nothing; what is tried again is the coordinator's decision, so Ray's own retries are off. All
+machines see the results folder under the same path.
 """
 
 import importlib.util
 import logging
+import math
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +26,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 from dart.errors import Stopped, UserError
 from dart.studies.executor import Cluster, Ending
 from dart.studies.failures import Failure, classify, describe_error
+from dart.studies.fold_executor import FoldExecutor
+from dart.studies.records import read_result
 from dart.studies.stopping import SIGNALS, StopRequest
 from dart.studies.worker import RunFunction, Task, load_run_function, run_task
 
@@ -37,21 +41,35 @@ PASSED = ("OMP_NUM_THREADS", "MPLBACKEND", "DO_NOT_TRACK")
 """What workers get of the environment, beside what begins with ``DART_``."""
 
 
-def work(task: Task, function: RunFunction | None, gpus: float) -> dict[str, Any]:
-    """Execute a task in a worker: return how it ended, once its record is on disk."""
+def work(tasks: Sequence[Task], function: RunFunction | None, gpus: float) -> dict[str, Any]:
+    """Execute tasks in a worker: return how they ended, once their records are on disk."""
+    first, notes = tasks[0], []
     with StopRequest() as stop:
         try:
-            if task.device.startswith("cuda") and 0 < gpus < 1 and not task.alone:
+            if first.device.startswith("cuda") and 0 < gpus < 1 and not first.alone:
                 limit_memory(gpus)
-            run = function or load_run_function(task.device)
-            run_task(task, run, on_step=lambda done, steps, _loss: stop.step(done, steps))
-            return {}
+            if len(tasks) > 1:
+                _fold(tasks, stop, notes.append)
+            else:
+                run = function or load_run_function(first.device)
+                run_task(first, run, on_step=lambda done, steps, _loss: stop.step(done, steps))
+            answer = {}
         except Stopped as error:
-            return {"lost": "preempted", "reason": f"signal {error.signum}"}
+            answer = {"lost": "preempted", "reason": f"signal {error.signum}"}
         except OSError as error:
-            return {"error": [error.errno, error.strerror, str(error.filename or task.results)]}
+            answer = {"error": [error.errno, error.strerror, str(error.filename or first.results)]}
         except UserError as error:
-            return {"refused": str(error)}
+            answer = {"refused": str(error)}
+    return answer | {"notes": notes}
+
+
+def _fold(tasks: Sequence[Task], stop: StopRequest, note: Callable[[str], None]) -> None:
+    executor = FoldExecutor(
+        len(tasks), stop=stop, on_step=lambda _done, _steps, _loss: None, note=note
+    )
+    for task in tasks:
+        executor.submit(task)
+    executor.wait_any()
 
 
 def limit_memory(gpus: float) -> None:
@@ -62,18 +80,31 @@ def limit_memory(gpus: float) -> None:
 
 
 class RayExecutor:
-    """Runs up to ``workers`` tasks at once in processes of Ray.
+    """Runs tasks in up to ``workers`` processes of Ray at once.
 
     Args:
         cluster: Where, how many and what each may use.
-        function: In the place of ``dart.protocol.run_recipe``.
+        function: In the place of ``dart.protocol.run_recipe``; cannot be folded.
+        fold: Most tasks that one worker takes together.
+        note: Is told what people should know.
     """
 
-    def __init__(self, cluster: Cluster, function: RunFunction | None = None) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        function: RunFunction | None = None,
+        *,
+        fold: int = 1,
+        note: Callable[[str], None] = lambda _text: None,
+    ) -> None:
         self.cluster = cluster
         self.function = function
-        self.slots = cluster.workers
-        self.running: dict[Any, tuple[Task, float]] = {}
+        self.fold = fold
+        self.note = note
+        self.told: set[str] = set()
+        self.slots = cluster.workers * fold
+        self.submitted: list[Task] = []
+        self.running: dict[Any, tuple[list[Task], float]] = {}
 
     @cached_property
     def ray(self) -> Any:
@@ -86,54 +117,82 @@ class RayExecutor:
         return self.ray.remote(max_retries=0, num_cpus=1, scheduling_strategy="SPREAD")(work)
 
     def submit(self, task: Task) -> None:
-        """Hand the task to Ray.
+        """Keep the task for ``wait_any``."""
+        self.submitted.append(task)
+
+    def _hand_out(self) -> None:
+        """Hand what was submitted to idle workers, to each as many as to the next.
+
+        What is tried again is not folded: its process died, and nobody knows whose fault it was.
+        """
+        lone = [task for task in self.submitted if _goes_alone(task)]
+        fresh = [task for task in self.submitted if not _goes_alone(task)]
+        for left in range(self.cluster.workers - len(self.running), 0, -1):
+            if fresh:
+                count = min(self.fold, math.ceil(len(fresh) / left))
+                group, fresh = fresh[:count], fresh[count:]
+            else:
+                group, lone = lone[:1], lone[1:]
+            if group:
+                self._send(group)
+        self.submitted = fresh + lone
+
+    def _send(self, tasks: list[Task]) -> None:
+        first, gpus = tasks[0], self.cluster.gpus_per_run
+        share = self.remote.options(
+            num_gpus=float(1 if first.alone and gpus else gpus),
+            name=f"dart-{first.recipe.variant}-{first.key[:16]}",
+        )
+        self.running[share.remote(tasks, self.function, gpus)] = (tasks, time.monotonic())
+
+    def wait_any(self) -> list[Ending]:
+        """Wait until tasks ended, were lost, or hang beyond their time limit.
 
         Raises:
             UserError: Ray is not installed, or there is no cluster at the address.
         """
-        gpus = self.cluster.gpus_per_run
-        share = self.remote.options(
-            num_gpus=float(1 if task.alone and gpus else gpus),
-            name=f"dart-{task.recipe.variant}-{task.key[:16]}",
-        )
-        self.running[share.remote(task, self.function, gpus)] = (task, time.monotonic())
-
-    def wait_any(self) -> list[Ending]:
-        """Wait until a task ended, was lost, or hangs beyond its time limit."""
         while True:
+            self._hand_out()
             done, _ = self.ray.wait(list(self.running), num_returns=1, timeout=1.0)
             done += [reference for reference in self._hanging() if reference not in done]
             if done:
-                return [self._take(reference) for reference in done]
+                return [ending for reference in done for ending in self._take(reference)]
 
     def _hanging(self) -> list[Any]:
         """Kill what did not heed its own time limit, as a kernel that hangs does not."""
-        now = time.monotonic()
-        hanging = [
-            reference
-            for reference, (task, begun) in self.running.items()
-            if task.time_limit is not None and now - begun > task.time_limit + GRACE
-        ]
+        hanging = [reference for reference, entry in self.running.items() if _is_late(*entry)]
         for reference in hanging:
             self.ray.cancel(reference, force=True)
         return hanging
 
-    def _take(self, reference: Any) -> Ending:
-        task, begun = self.running.pop(reference)
-        over = task.time_limit is not None and time.monotonic() - begun > task.time_limit + GRACE
+    def _take(self, reference: Any) -> list[Ending]:
+        tasks, begun = self.running.pop(reference)
+        over = _is_late(tasks, begun)
         try:
-            answer = self.ray.get(reference)
+            answer: dict[str, Any] = self.ray.get(reference)
         except self.ray.exceptions.RayError as error:
-            failure: Failure = "time_limit" if over else _name_loss(error)
-            return Ending(task, failure, describe_error(error).splitlines()[0])
+            answer = {
+                "lost": "time_limit" if over else _name_loss(error),
+                "reason": describe_error(error).splitlines()[0],
+            }
+        for text in answer.get("notes", ()):
+            if text not in self.told:
+                self.told.add(text)
+                self.note(text)
         if "refused" in answer:
             raise UserError(answer["refused"])
         if "error" in answer:
             raise OSError(*answer["error"])
-        return Ending(task, answer.get("lost"), answer.get("reason", ""))
+        lost, reason = answer.get("lost"), answer.get("reason", "")
+        # Of a fold some may have committed their records before the others were lost.
+        return [
+            Ending(task) if lost is None or _is_recorded(task) else Ending(task, lost, reason)
+            for task in tasks
+        ]
 
     def cancel(self) -> None:
         """Ask workers to stop after their step, and kill those that do not."""
+        self.submitted = []
         if not self.running:
             return
         for reference in self.running:
@@ -151,6 +210,22 @@ class RayExecutor:
         """Leave the cluster; one that was started here ends."""
         if "ray" in vars(self):
             self.ray.shutdown()
+
+
+def _goes_alone(task: Task) -> bool:
+    return task.alone or task.attempt > 1
+
+
+def _is_late(tasks: Sequence[Task], begun: float) -> bool:
+    """Say whether tasks take longer than their limits and what they get to end by themselves."""
+    limits = [task.time_limit for task in tasks if task.time_limit is not None]
+    return bool(limits) and time.monotonic() - begun > sum(limits) + GRACE
+
+
+def _is_recorded(task: Task) -> bool:
+    """Say whether this attempt at a task has its record."""
+    result = read_result(task.results, task.key)
+    return result is not None and int(result.get("attempts", 1)) == task.attempt
 
 
 def _name_loss(error: Exception) -> Failure:

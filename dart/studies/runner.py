@@ -65,9 +65,9 @@ class Options:
     time_limit: float | None = None
     """Seconds that one run may take."""
     cluster: Cluster | None = None
-    """Workers that run at once; None runs in this process, one run after the other."""
+    """Workers that run at once; None runs in this process."""
     fold: int = 1
-    """Runs that take their steps of training together in this process."""
+    """Runs that take their steps of training together in one process."""
     storage: str | None = None
     """Address of Optuna's database; a file in the study's folder where None."""
     tracking_uri: str | None = None

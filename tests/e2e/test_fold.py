@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import run_study
+from benchmarks.chaos import find_workers
 from dart.errors import Stopped
 from dart.studies.fold_executor import FoldExecutor
 from dart.studies.plan import make_plan
@@ -93,6 +94,18 @@ def losses(results: Path) -> dict[str, list[float]]:
     return {path.parent.name: pd.read_parquet(path)["loss"].tolist() for path in found}
 
 
+def wait_for_states(process: subprocess.Popen[str], results: Path) -> dict[str, list[float]]:
+    """Wait until the three runs of the long study kept their states; return the losses in them."""
+    deadline = time.monotonic() + 500
+    while len(states := list(results.glob("studies/long/states/[!.]*.pt"))) < 3:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    kept = {s.stem: torch.load(s, weights_only=True)["trainer"]["history"] for s in states}
+    assert all(0 < len(history) < LONG for history in kept.values())
+    return {key: [step["loss"] for step in history] for key, history in kept.items()}
+
+
 def assert_alike(one: Path, other: Path) -> None:
     """Every run has the history and the errors of its counterpart, but for rounding."""
     mine, theirs = records(one), records(other)
@@ -131,24 +144,49 @@ def test_a_folded_study_is_the_study(
 def test_a_folded_study_that_is_killed_goes_on_where_it_was(own: Path, tmp_path: Path) -> None:
     process = start(own / "long.yaml", tmp_path, "--fold", "4")
     try:
-        deadline = time.monotonic() + 500
-        while len(states := list(tmp_path.glob("studies/long/states/[!.]*.pt"))) < 3:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        kept = wait_for_states(process, tmp_path)
     finally:
         process.kill()
         process.communicate()
-    kept = {s: torch.load(s, weights_only=True)["trainer"]["history"] for s in states}
-    assert all(0 < len(history) < LONG for history in kept.values())
     finish(own / "long.yaml", tmp_path, "--fold", "4")
-    for state, history in kept.items():
-        folder = tmp_path / "runs" / state.stem
-        ended = pd.read_parquet(folder / "history.parquet")["loss"].tolist()
+    for key, history in kept.items():
+        ended = losses(tmp_path)[key]
         assert len(ended) == LONG
         # What was done before the kill was kept, not done again.
-        assert ended[: len(history)] == [step["loss"] for step in history]
-        assert not state.exists()
+        assert ended[: len(history)] == history
+    assert not list(tmp_path.glob("studies/long/states/*.pt"))
+
+
+def test_workers_fold_what_they_get(own: Path, alone: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    options = ("--fold", "4", "--workers", "2")
+    process = start(own / "short.yaml", tmp_path, *options)
+    _, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, errors
+    assert "not folded, each takes its steps alone: lora" not in errors
+    assert_alike(alone, tmp_path)
+    # Three runs for two workers: two and one.
+    folds = sorted(record.get("fold", 1) for record in records(tmp_path).values())
+    assert folds == [1, 1, 2, 2]
+
+
+def test_a_worker_that_dies_in_a_fold_costs_no_step(own: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    process = start(own / "long.yaml", tmp_path, "--fold", "4", "--executor", "ray")
+    kept = wait_for_states(process, tmp_path)
+    [worker] = find_workers(process.pid)
+    os.kill(worker, signal.SIGKILL)
+    _, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, errors
+    assert errors.count("crashed, attempt 1 of 3; it is run again") == 3
+    ended = {key: record for key, record in records(tmp_path).items() if key in kept}
+    assert [record["status"] for record in ended.values()] == ["finished"] * 3
+    # Whose fault it was nobody knows, so that none of them is folded again.
+    assert [(r["attempts"], r.get("fold", 1)) for r in ended.values()] == [(2, 1)] * 3
+    for key, history in kept.items():
+        steps = losses(tmp_path)[key]
+        assert len(steps) == LONG
+        assert steps[: len(history)] == history
 
 
 class Fold:

@@ -98,7 +98,7 @@ def test_the_plan_of_the_quickstart_is_json_if_asked(tmp_path: Path) -> None:
         (["{toy}", "--device", "abacus"], "--device abacus: not usable here"),
         (["{toy}", "--executor", "rey"], "rey is no executor; allowed: inline, ray; did you mean"),
         (["{toy}", "--executor", "inline", "--workers", "2"], "--executor inline: runs one after"),
-        (["{toy}", "--executor", "ray", "--fold", "2"], "--fold: runs fold in this process"),
+        (["{toy}", "--workers", "2", "--fold", "0"], "--fold: 0"),
         (["{toy}", "--gpus-per-run", "0.25"], "--gpus-per-run 0.25: runs would use the processor"),
         (["{toy}", "--results", "{toy}"], "cannot be written: "),
         (["{bad}"], "training.step: unknown key 'step'; allowed: trainable, "),
