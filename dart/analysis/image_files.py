@@ -4,7 +4,6 @@ All runs of a study measure the same images, so their files share most columns b
 a column is decoded once; of a further file only what it measured is.
 """
 
-import os
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Integer
 from numpy import ndarray
 
-from dart.analysis.records import refuse
+from dart.analysis.records import read_whole, refuse
 from dart.errors import UserError
 
 WORDS = ("domain", "role", "split", "image", "metric")
@@ -97,7 +96,7 @@ class ImageFiles:
             UserError: If there is no such file, or it cannot be read.
         """
         try:
-            return self._read(_read_bytes(path))
+            return self._read(read_whole(path))
         except BROKEN as error:
             _check(Path(path))
             refuse(Path(path), error)
@@ -143,19 +142,6 @@ class ImageFiles:
         whole = column.unify_dictionaries().combine_chunks()
         codes = [words.setdefault(word, len(words)) for word in whole.dictionary.to_pylist()]
         return np.array(codes, np.int32)[whole.indices.to_numpy()]
-
-
-def _read_bytes(path: str) -> bytes:
-    """Return what a file holds; Python's own way takes half as long again for a small one."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        size = os.fstat(file).st_size
-        content = os.read(file, size)
-    finally:
-        os.close(file)
-    if len(content) != size:
-        raise OSError("it ends early")
-    return content
 
 
 def _to_numbers(column: pa.ChunkedArray) -> Float[ndarray, " n"]:

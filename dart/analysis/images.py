@@ -29,7 +29,7 @@ from jaxtyping import Float, Integer, Shaped
 from numpy import ndarray
 
 from dart.analysis.image_files import BROKEN, NAMING, ImageFiles, Layout
-from dart.analysis.records import Cell, Study, keeping_everything
+from dart.analysis.records import Cell, Study, keeping_everything, reading_ahead
 
 MEASURED = ("before", "after")
 LAYOUT = b"dart.rows.3"
@@ -178,7 +178,7 @@ def _fingerprint(cells: Sequence[Cell], paths: Sequence[Path]) -> str:
 
 def _read_all(paths: Sequence[Path]) -> tuple[Rows, dict[str, Float[ndarray, " _n"]]]:
     files = ImageFiles()
-    with keeping_everything():
+    with keeping_everything(), reading_ahead(paths):
         of_run, *measured = zip(*(files.read(str(path)) for path in paths), strict=True)
     rows = Rows(
         {name: [*words] for name, words in files.words.items()}, files.layouts, np.array(of_run)

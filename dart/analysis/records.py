@@ -9,7 +9,8 @@ import gc
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,6 +25,11 @@ from dart.errors import UserError, did_you_mean
 
 KEY_LENGTH = 16
 """Characters of a run's key that name its folder."""
+
+AHEAD = 8
+"""Files that are fetched at the same time."""
+AT_ONCE = 32
+"""Files that a thread takes together; a shorter queue costs less than reading."""
 
 Setting = bool | int | float | str
 Record = TypeVar("Record", bound=BaseModel)
@@ -253,9 +259,53 @@ def keeping_everything() -> Iterator[None]:
             gc.enable()
 
 
+@contextmanager
+def reading_ahead(paths: Sequence[Path]) -> Iterator[None]:
+    """Have files fetched into the system's memory: a disk gives many at once as fast as one.
+
+    What cannot be opened is left to whoever reads it.
+    """
+    if not hasattr(os, "posix_fadvise"):  # macOS
+        yield
+        return
+    with ThreadPoolExecutor(AHEAD) as threads:
+        threads.map(_fetch, [paths[at : at + AT_ONCE] for at in range(0, len(paths), AT_ONCE)])
+        try:
+            yield
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _fetch(paths: Sequence[Path]) -> None:
+    for path in paths:
+        with suppress(OSError):
+            file = os.open(path, os.O_RDONLY)
+            try:
+                os.posix_fadvise(file, 0, 0, os.POSIX_FADV_WILLNEED)
+            finally:
+                os.close(file)
+
+
+def read_whole(path: str | os.PathLike[str]) -> bytes:
+    """Return what a file holds; Python's own way takes half as long again for a small one.
+
+    Raises:
+        OSError: It cannot be read, or not whole.
+    """
+    file = os.open(path, os.O_RDONLY)
+    try:
+        size = os.fstat(file).st_size
+        content = os.read(file, size)
+    finally:
+        os.close(file)
+    if len(content) != size:
+        raise OSError("it ends early")
+    return content
+
+
 def _read(path: Path, model: type[Record]) -> Record:
     try:
-        content = path.read_bytes()
+        content = read_whole(path)
         with suppress(ValidationError):  # far faster than by way of Python's own objects
             return model.model_validate_json(content)
         return model.model_validate(json.loads(content))

@@ -22,6 +22,7 @@ from dart.analysis.records import (
     keeping_everything,
     open_study,
     read_run,
+    reading_ahead,
 )
 from dart.errors import UserError
 from dart.metrics import METRICS, compare
@@ -236,7 +237,8 @@ def read_records(study: Study) -> list[tuple[Cell, RunRecord | None]]:
     Raises:
         UserError: If no run is finished, or a record cannot be read.
     """
-    with keeping_everything():
+    files = [study.run_folder(cell) / "result.json" for cell in study.record.cells]
+    with keeping_everything(), reading_ahead(files):
         records = [(cell, read_run(study, cell)) for cell in study.record.cells]
     if not any(run is not None and run.status == "finished" for _, run in records):
         raise UserError(f"study {study.record.study!r} in {study.results} has no finished run yet")
