@@ -5,21 +5,28 @@ turn within one program, so that the ratios hold whatever else the machine does:
 
 - ``plain``: a plain eager loop over the network as it is built, one run after the other;
 - ``dart float32``, ``dart bfloat16``: what a study's run does, one run after the other;
-- ``folded float32``, ``folded bfloat16``: all runs take their steps together (``--fold``).
+- ``folded float32``, ``folded bfloat16``: all runs take their steps together (``--fold``);
+- ``N workers float32``, ``N workers bfloat16`` (with ``--workers N``): the runs in as many
+  processes of one thread each, folded in each of them (``--workers N --fold M``).
 
-The losses of each way are compared with the plain loop's, step by step.
+The losses of each way are compared with the plain loop's, step by step. Last comes how long the
+arithmetic of a plain step takes at the speed of a product of large matrices.
 
 Run: ``python benchmarks/folded_steps.py [--device cuda] [--variant daa] [--runs 8] [--rounds 12]``
 """
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from dart.cameras import CameraEmbedder
 from dart.data.dataset import Sample, open_domain
@@ -82,17 +89,17 @@ class PlainLoop:
 
 
 def create_way(
-    way: str, variant: str, runs: int, spec: TrainingSpec, device: torch.device
+    way: str, variant: str, seeds: Sequence[int], spec: TrainingSpec, device: torch.device
 ) -> Callable[[], Losses]:
     """Return what takes one step of every run and gives their losses."""
     data = open_domain("rooms_fisheye", "train")
-    nets = [build(variant, seed, plain=way == "plain", device=device) for seed in range(runs)]
+    nets = [build(variant, seed, plain=way == "plain", device=device) for seed in seeds]
     if way == "plain":
-        loops = [PlainLoop(net, data, spec, seed) for seed, net in enumerate(nets)]
+        loops = [PlainLoop(net, data, spec, s) for s, net in zip(seeds, nets, strict=True)]
         return lambda: [loop.take_step(device) for loop in loops]
     kind, precision = way.split()
     own = spec.model_copy(update={"precision": precision})
-    trainers = [Trainer(net, data, own, seed, device) for seed, net in enumerate(nets)]
+    trainers = [Trainer(net, data, own, s, device) for s, net in zip(seeds, nets, strict=True)]
     if kind == "dart":
         return lambda: [trainer.take_step().loss for trainer in trainers]
     groups = share_encoder(trainers)
@@ -104,6 +111,71 @@ def create_way(
     return step
 
 
+def serve(pipe: Connection, way: str, variant: str, seeds: Sequence[int], steps: int) -> None:
+    """Take a step of every run whenever asked to, in a process of one thread."""
+    torch.set_num_threads(1)
+    take = create_way(way, variant, seeds, TrainingSpec(steps=steps), torch.device("cpu"))
+    with suppress(EOFError):  # nobody asks any more
+        while pipe.recv():
+            pipe.send(take())
+
+
+class Workers:
+    """Processes that share the runs evenly and take their steps at the same time."""
+
+    def __init__(self, count: int, precision: str, variant: str, runs: int, steps: int) -> None:
+        context, way = multiprocessing.get_context("spawn"), f"folded {precision}"
+        self.pipes: list[Connection] = []
+        for seeds in torch.arange(runs).tensor_split(count):
+            own, other = context.Pipe()
+            arguments = (other, way, variant, seeds.tolist(), steps)
+            context.Process(target=serve, args=arguments, daemon=True).start()
+            self.pipes.append(own)
+
+    def __call__(self) -> Losses:
+        """Take one step of every run."""
+        for pipe in self.pipes:
+            pipe.send(True)
+        return [loss for pipe in self.pipes for loss in pipe.recv()]
+
+
+def count_operations(variant: str, spec: TrainingSpec, device: torch.device) -> int:
+    """Return the floating-point operations of a step of the plain loop."""
+    data = open_domain("rooms_fisheye", "train")
+    loop = PlainLoop(build(variant, 0, plain=True, device=device), data, spec, 0)
+    counter = FlopCounterMode(display=False)
+    with counter:
+        loop.take_step(device)
+    return counter.get_total_flops()
+
+
+def measure_ceiling(precision: torch.dtype, device: torch.device, size: int = 2048) -> float:
+    """Return the operations a second of a product of two large matrices."""
+    one = torch.rand(size, size).to(device, precision)
+    seconds = []
+    for _ in range(8):
+        begun = time.perf_counter()
+        torch.mm(one, one)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - begun)
+    return 2 * size**3 / min(seconds)
+
+
+def tell_ceilings(variant: str, spec: TrainingSpec, device: torch.device) -> dict[str, float]:
+    """Print how long the arithmetic of a plain step takes at the speed of a large product."""
+    operations, report = count_operations(variant, spec, device), {}
+    for precision in (torch.float32, torch.bfloat16):
+        ceiling, name = measure_ceiling(precision, device), str(precision).removeprefix("torch.")
+        least = 1000 * operations / ceiling
+        print(
+            f"{operations / 1e9:.1f} GFLOP a step take {least:.1f} ms at the {ceiling / 1e9:.0f} "
+            f"GFLOP/s of a large product in {name}"
+        )
+        report[f"least ms {name}"] = round(least, 2)
+    return report
+
+
 def main() -> None:
     """Print milliseconds of a step of a run, images a second and ratios, then one JSON line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
@@ -112,13 +184,19 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=4)
     parser.add_argument("--batch", type=int, default=8, help="images a step of one run")
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--workers", type=int, default=1, help="processes of one thread (CPU)")
     options = parser.parse_args()
     device = torch.device(options.device)
     warm_up, runs = 3, options.runs
     spec = TrainingSpec(steps=warm_up + options.rounds, batch_size=options.batch)
-    ways = {way: create_way(way, options.variant, runs, spec, device) for way in WAYS}
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-    losses: dict[str, list[Losses]] = {way: [] for way in WAYS}
+    ways = {way: create_way(way, options.variant, range(runs), spec, device) for way in WAYS}
+    if options.workers > 1:
+        for precision in ("float32", "bfloat16"):
+            ways[f"{options.workers} workers {precision}"] = Workers(
+                options.workers, precision, options.variant, runs, spec.steps
+            )
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    losses: dict[str, list[Losses]] = {way: [] for way in ways}
     for round_number in range(spec.steps):
         for way, take in ways.items():
             begun = time.perf_counter()
@@ -142,6 +220,7 @@ def main() -> None:
         rate = spec.batch_size / median
         print(f"{way:16s} {1000 * median:8.1f} {rate:9.1f} {plain / median:8.2f} {worst:16.1e}")
         report[way] = {"ms": round(1000 * median, 2), "loss": worst}
+    report |= tell_ceilings(options.variant, spec, device)
     print(json.dumps(report))
 
 
