@@ -22,6 +22,7 @@ OBJECTIVES = ("adaptation", "forgetting")
 QUANTILE = 0.25
 """Share of trials that count as good where importance is asked."""
 FEWEST_TRIALS = 8
+FEWEST_PARAMETERS = 2
 BINS = 10
 
 
@@ -135,10 +136,11 @@ def parameter_importance(study: Location, *, results: Location | None = None) ->
 
     Returns:
         One row a variant, objective and ``parameter``, with ``importance`` (sums to 1) and the
-        number of ``trials``.
+        number of ``trials``. Nothing for an objective in which all trials are equal.
 
     Raises:
-        UserError: No variant has at least eight finished trials.
+        UserError: No variant has at least eight finished trials that differ in two parameters:
+            the share of a single one is always 1.
 
     Source: Watanabe, Bansal and Hutter, IJCAI 2023, arXiv 2304.10255, eq. 16. Ranks and a histogram
     smoothed by one trial spread over all bins stand in for their kernel density.
@@ -153,9 +155,11 @@ def parameter_importance(study: Location, *, results: Location | None = None) ->
             dict.fromkeys(names, "first") | dict.fromkeys(OBJECTIVES, "mean")
         )
         varied = [name for name in names if trials[name].nunique() > 1]
-        if len(trials) < FEWEST_TRIALS or not varied:
+        if len(trials) < FEWEST_TRIALS or len(varied) < FEWEST_PARAMETERS:
             continue
         for objective in OBJECTIVES:
+            if trials[objective].nunique() == 1:
+                continue
             sign = 1.0 if objective == "forgetting" else -1.0
             shares = _importance(trials, varied, sign * trials[objective].to_numpy(float))
             rows += [
@@ -171,7 +175,7 @@ def parameter_importance(study: Location, *, results: Location | None = None) ->
     if not rows:
         raise UserError(
             f"study {opened.record.study!r}: no variant has {FEWEST_TRIALS} finished trials that "
-            "differ; importance needs a search"
+            "differ in two parameters and in what came of them; importance compares parameters"
         )
     return pd.DataFrame(rows)
 

@@ -152,6 +152,14 @@ def test_importance_ranks_as_optunas(tmp_path: Path) -> None:
     assert ours.idxmax() == next(iter(theirs)) == "rate"
     assert ours["rate"] > 0.7
     assert ours.sum() == pytest.approx(1)
+    # All forget alike: no parameter decides anything, and the order of trials must not seem to.
+    assert set(found["objective"]) == {"adaptation"}
+
+
+def test_importance_needs_two_parameters(tmp_path: Path) -> None:
+    rows = [{**row, "rank": 8, "mix": "mean"} for row in _search(200)]
+    with pytest.raises(UserError, match="differ in two parameters"):
+        parameter_importance(_write(tmp_path, rows, design="search"))
 
 
 def test_importance_needs_trials(tmp_path: Path) -> None:
