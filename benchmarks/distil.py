@@ -209,7 +209,8 @@ def main() -> None:
     if options.save is not None:
         model, batches = start(0, data, options)
         steps = imitate(model, teacher, batches, options.seconds)
-        save_file(model.encoder.state_dict(), options.save, {"steps": str(steps)})
+        weights = {name: part.contiguous() for name, part in model.encoder.state_dict().items()}
+        save_file(weights, options.save, {"steps": str(steps)})
         return
     for seed in range(options.seeds):
         for way in ("depth", "distil"):

@@ -9,8 +9,9 @@ turn within one program, so that the ratios hold whatever else the machine does:
 - ``N workers float32``, ``N workers bfloat16`` (with ``--workers N``): the runs in as many
   processes of one thread each, folded in each of them (``--workers N --fold M``).
 
-The losses of each way are compared with the plain loop's, step by step. Last comes how long the
-arithmetic of a plain step takes at the speed of a product of large matrices.
+The losses of each way are compared with the plain loop's, step by step. Last come the
+memory that each way takes by itself, and how long the arithmetic of a plain step takes at the speed
+of a product of large matrices.
 
 Run: ``python benchmarks/folded_steps.py [--device cuda] [--variant daa] [--runs 8] [--rounds 12]``
 """
@@ -18,11 +19,13 @@ Run: ``python benchmarks/folded_steps.py [--device cuda] [--variant daa] [--runs
 import argparse
 import json
 import multiprocessing
+import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -43,6 +46,8 @@ from dart.training.together import share_encoder, take_steps
 
 Losses = list[float]
 WAYS = ("plain", "dart float32", "dart bfloat16", "folded float32", "folded bfloat16")
+WEIGHED = 3
+"""Steps after which memory grows no more."""
 
 
 def build(variant: str, seed: int, *, plain: bool, device: torch.device) -> DepthNet:
@@ -111,24 +116,57 @@ def create_way(
     return step
 
 
-def serve(pipe: Connection, way: str, variant: str, seeds: Sequence[int], steps: int) -> None:
+def serve(
+    pipe: Connection, way: str, variant: str, seeds: Sequence[int], spec: TrainingSpec
+) -> None:
     """Take a step of every run whenever asked to, in a process of one thread."""
     torch.set_num_threads(1)
-    take = create_way(way, variant, seeds, TrainingSpec(steps=steps), torch.device("cpu"))
+    take = create_way(way, variant, seeds, spec, torch.device("cpu"))
     with suppress(EOFError):  # nobody asks any more
         while pipe.recv():
             pipe.send(take())
 
 
+def weigh(
+    pipe: Connection, way: str, variant: str, runs: int, spec: TrainingSpec, device: torch.device
+) -> None:
+    """Send the memory that a way takes at most, in a process that does nothing else [MiB]."""
+    take = create_way(way, variant, range(runs), spec, device)
+    for _ in range(WEIGHED):
+        take()
+    if device.type == "cpu":
+        # Not ru_maxrss: that begins with what the parent had.
+        [told] = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        pipe.send(int(told) / 2**10)
+    else:
+        pipe.send(torch.cuda.max_memory_allocated(device) / 2**20)
+
+
+def measure_memory(
+    way: str, variant: str, runs: int, spec: TrainingSpec, device: torch.device
+) -> float:
+    """Return the peak memory of a way [MiB]: a process's whole on a CPU, else the accelerator's."""
+    context = multiprocessing.get_context("spawn")
+    own, other = context.Pipe()
+    process = context.Process(target=weigh, args=(other, way, variant, runs, spec, device))
+    process.start()
+    other.close()
+    peak = own.recv()
+    process.join()
+    return peak
+
+
 class Workers:
     """Processes that share the runs evenly and take their steps at the same time."""
 
-    def __init__(self, count: int, precision: str, variant: str, runs: int, steps: int) -> None:
+    def __init__(
+        self, count: int, precision: str, variant: str, runs: int, spec: TrainingSpec
+    ) -> None:
         context, way = multiprocessing.get_context("spawn"), f"folded {precision}"
         self.pipes: list[Connection] = []
         for seeds in torch.arange(runs).tensor_split(count):
             own, other = context.Pipe()
-            arguments = (other, way, variant, seeds.tolist(), steps)
+            arguments = (other, way, variant, seeds.tolist(), spec)
             context.Process(target=serve, args=arguments, daemon=True).start()
             self.pipes.append(own)
 
@@ -176,6 +214,23 @@ def tell_ceilings(variant: str, spec: TrainingSpec, device: torch.device) -> dic
     return report
 
 
+def take_turns(
+    ways: Mapping[str, Callable[[], Losses]], warm_up: int, steps: int, device: torch.device
+) -> tuple[dict[str, list[float]], dict[str, list[Losses]]]:
+    """Let every way take a step, one after the other; return seconds and losses of each."""
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    losses: dict[str, list[Losses]] = {way: [] for way in ways}
+    for number in range(steps):
+        for way, take in ways.items():
+            begun = time.perf_counter()
+            losses[way].append(take())
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if number >= warm_up:
+                seconds[way].append((time.perf_counter() - begun) / len(losses[way][-1]))
+    return seconds, losses
+
+
 def main() -> None:
     """Print milliseconds of a step of a run, images a second and ratios, then one JSON line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
@@ -193,18 +248,9 @@ def main() -> None:
     if options.workers > 1:
         for precision in ("float32", "bfloat16"):
             ways[f"{options.workers} workers {precision}"] = Workers(
-                options.workers, precision, options.variant, runs, spec.steps
+                options.workers, precision, options.variant, runs, spec
             )
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    losses: dict[str, list[Losses]] = {way: [] for way in ways}
-    for round_number in range(spec.steps):
-        for way, take in ways.items():
-            begun = time.perf_counter()
-            losses[way].append(take())
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if round_number >= warm_up:
-                seconds[way].append((time.perf_counter() - begun) / runs)
+    seconds, losses = take_turns(ways, warm_up, spec.steps, device)
     report = {
         "device": str(device),
         "variant": options.variant,
@@ -220,6 +266,10 @@ def main() -> None:
         rate = spec.batch_size / median
         print(f"{way:16s} {1000 * median:8.1f} {rate:9.1f} {plain / median:8.2f} {worst:16.1e}")
         report[way] = {"ms": round(1000 * median, 2), "loss": worst}
+    for way in WAYS:
+        peak = measure_memory(way, options.variant, runs, spec, device)
+        print(f"{way:16s} {peak:8.0f} MiB at most")
+        report[way]["MiB"] = round(peak)
     report |= tell_ceilings(options.variant, spec, device)
     print(json.dumps(report))
 
