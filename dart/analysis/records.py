@@ -106,6 +106,8 @@ class RunRecord(_Model):
     """What the errors are of: the distance along the ray, or depth along the optical axis."""
     environment: Environment = Field(default_factory=Environment)  # a copy costs more
     wall_seconds: float | None = None
+    fold: int = 1
+    """Runs that took their steps together, this one included."""
     peak_memory_mib: float | None = None
 
 

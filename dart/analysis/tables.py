@@ -270,6 +270,8 @@ def _run_row(study: Study, cell: Cell, run: RunRecord | None) -> dict[str, Any]:
         **{name: getattr(run, name) if run else None for name in (*COSTS, "peak_memory_mib")},
         "validation_target_after": None,
     }
+    if run and run.wall_seconds is not None:
+        row["wall_seconds"] = run.wall_seconds / run.fold  # runs of a fold pass it together
     row |= dict.fromkeys(MEASURED)
     return row | _compare(study, cell, run) if run and run.status == "finished" else row
 

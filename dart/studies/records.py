@@ -139,6 +139,7 @@ def _past_runs(results: Path) -> Iterator[tuple[dict[str, Any], float]]:
             result = json.loads(Path(folder.path, "result.json").read_text())
             if result["status"] == "finished":
                 recipe = json.loads(Path(folder.path, "recipe.json").read_text())
-                yield recipe, float(result["wall_seconds"])
+                # Runs of a fold pass their time together.
+                yield recipe, float(result["wall_seconds"]) / int(result.get("fold", 1))
         except (OSError, ValueError, KeyError, TypeError):
             continue  # an estimate may ignore what it cannot read

@@ -219,21 +219,27 @@ def test_states_and_time_left_come_from_the_run_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "left"),
+    ("arguments", "past", "left"),
     [
-        ([], "about 2160 s, 0.6 CPU-hours"),
-        (["--workers", "4"], "about 1080 s, 0.6 CPU-hours"),
-        (["--device", "cuda"], "about 2160 s, 0.6 GPU-hours"),
-        (["--device", "cuda", "--gpus-per-run", "0.25", "--workers", "4"], "0.15 GPU-hours"),
+        ([], {}, "about 2160 s, 0.6 CPU-hours"),
+        ([], {"fold": 6}, "about 360 s, 0.1 CPU-hours"),
+        (["--workers", "4"], {}, "about 1080 s, 0.6 CPU-hours"),
+        (["--device", "cuda"], {}, "about 2160 s, 0.6 GPU-hours"),
+        (["--device", "cuda", "--gpus-per-run", "0.25", "--workers", "4"], {}, "0.15 GPU-hours"),
     ],
 )
 def test_the_plan_tells_time_and_hours_of_accelerators_by_past_runs(
-    arguments: list[str], left: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    past: dict[str, int],
+    left: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     path = write_study(tmp_path, "variants: {plain: {}}\nbudget: {seeds: [0]}")
     run_toy(path, tmp_path)
+    took = {"wall_seconds": 1080.0} | past
     for record in tmp_path.glob("runs/*/result.json"):
-        record.write_text(json.dumps(json.loads(record.read_text()) | {"wall_seconds": 1080.0}))
+        record.write_text(json.dumps(json.loads(record.read_text()) | took))
     write_study(tmp_path, "variants: {plain: {}}\nbudget: {seeds: [0, 1, 2]}")
     handler = signal.getsignal(signal.SIGTERM)
     try:
