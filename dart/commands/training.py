@@ -193,7 +193,7 @@ def pretrain_source(options: Namespace) -> int:
     def report(done: int, mean: DepthNet) -> None:
         told = [
             f"{mean_errors(mean, domain, 'val', device)['abs_rel']:.4f} on {domain}"
-            for domain in options.domain
+            for domain in dict.fromkeys(options.domain)
             if check_domain(domain).splits["val"].shipped
         ]
         console.print(f"step {done}/{spec.steps}: validation abs_rel {', '.join(told)}")
@@ -216,7 +216,11 @@ def pretrain_source(options: Namespace) -> int:
     recipe = {
         "command": "dart pretrain",
         "domains": {
-            domain: {"frames": len(data), "data": data.fingerprint}
+            domain: {
+                "frames": len(data),
+                "data": data.fingerprint,
+                "listed": options.domain.count(domain),
+            }
             for domain, data in zip(options.domain, sets, strict=True)
         },
         "network": options.network and _describe_file(resolve_checkpoint(options.network)),

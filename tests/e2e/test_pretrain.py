@@ -25,7 +25,8 @@ def test_a_network_is_trained_further_on_two_domains(
 ) -> None:
     out = tmp_path / "further.safetensors"
     command = ["pretrain", "--network", "rooms_small", "--max-distance", "80", "--batch-size", "2"]
-    command += ["--precision", "bfloat16", "--domain", *COUNTS, "--data", *frames]
+    first, *_ = COUNTS
+    command += ["--precision", "bfloat16", "--domain", *COUNTS, first, "--data", *frames, frames[0]]
     assert main([*command, "--steps", "1", "--out", str(tmp_path / "one.safetensors")]) == 0
     (tmp_path / "one.state.pt").rename(tmp_path / "further.state.pt")
     assert main([*command, "--steps", "2", "--out", str(out)]) == 0  # goes on with the state
@@ -36,6 +37,9 @@ def test_a_network_is_trained_further_on_two_domains(
     assert metadata["config"]["max_distance"] == 80
     recipe = metadata["recipe"]
     assert {name: about["frames"] for name, about in recipe["domains"].items()} == COUNTS
+    assert {name: about["listed"] for name, about in recipe["domains"].items()} == {
+        name: 1 + (name == first) for name in COUNTS
+    }
     assert recipe["network"]["sha256"] == hash_checkpoint("rooms_small")
     card = json.loads(out.with_suffix(".json").read_text())
     assert card["sha256"] == hash_checkpoint(out)
