@@ -29,7 +29,8 @@ def replay(options: Namespace) -> int:
         values = ", ".join(f"{k} {v}" for k, v in difference.items() if k != "name")
         sys.stdout.write(f"differs: {difference['name']}: {values}\n")
     count = len(outcome["differences"])
-    word = "identical" if outcome["identical"] else f"{count} numbers differ"
+    word = f"{count} numbers differ, an error by {outcome['largest']:.1g} of its value at most"
+    word = "identical" if outcome["identical"] else word
     sys.stdout.write(f"{folder}: {word}\n")
     return 0 if outcome["identical"] else 1
 

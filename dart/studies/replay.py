@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 
 from dart.errors import UserError
 from dart.protocol import run_recipe
-from dart.provenance import package_versions
 from dart.recipe import ZERO_SHOT, Recipe
 from dart.studies.plan import create_recipe
 
@@ -83,7 +82,9 @@ def find_changes(recipe: Recipe) -> list[str]:
 
 
 def replay(folder: Path, *, device: str) -> dict[str, Any]:
-    """Repeat a run and return ``identical``, ``changed`` and ``differences``.
+    """Repeat a run and return ``identical``, ``changed``, ``differences`` and ``largest``.
+
+    ``largest`` is the largest difference of an error, as a share of what it was.
 
     Raises:
         UserError: The run cannot be repeated.
@@ -96,19 +97,36 @@ def replay(folder: Path, *, device: str) -> dict[str, Any]:
         again = run_recipe(recipe, place / "run", results=place, device=device)
         differences = list(_compare(record, again, COMPARED))
         differences += _compare_tensors(folder, place / "run")
-    versions = record.get("environment", {}).get("versions", {})
-    changed += [
-        f"{package} {versions[package]} -> {now}"
-        for package, now in package_versions().items()
-        if package in versions and versions[package] != now
-    ]
+    changed += _find_other_machine(record, again)
     return {
         "run": str(folder),
         "key": record["key"],
         "identical": not differences,
         "changed": changed,
         "differences": differences,
+        "largest": max(map(_share, differences), default=0.0),
     }
+
+
+def _share(difference: Mapping[str, Any]) -> float:
+    before, after = difference.get("before"), difference.get("after")
+    if not isinstance(before, float) or not isinstance(after, float):
+        return 0.0
+    return abs(after - before) / abs(before) if before else float("inf")
+
+
+def _find_other_machine(record: Mapping[str, Any], again: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what alters the order of sums, and so last digits: versions, device, threads, fold."""
+    old, new = record.get("environment", {}), again["environment"]
+    versions = old.get("versions", {})
+    for package, now in new["versions"].items():
+        if package in versions and versions[package] != now:
+            yield f"{package} {versions[package]} -> {now}"
+    for name in ("device", "threads"):
+        if name in old and old[name] != new[name]:
+            yield f"{name} {old[name]} -> {new[name]}"
+    if record.get("fold", 1) > 1:
+        yield f"one of {record['fold']} runs folded -> alone"
 
 
 def _compare(

@@ -94,11 +94,16 @@ def test_a_run_comes_out_identical_and_a_planted_number_does_not(project: Path) 
     record = json.loads((planted / "result.json").read_text())
     right = record["domains"]["rooms_fisheye"]["after"]["abs_rel"]
     record["domains"]["rooms_fisheye"]["after"]["abs_rel"] = right * (1 + 1e-12)
+    record |= {"fold": 6}
+    threads = record["environment"]["threads"]
+    record["environment"]["threads"] = 99
     (planted / "result.json").write_text(json.dumps(record))
     done = _dart("replay", planted, "--json")
     assert done.returncode == 1, done.stderr
     outcome = json.loads(done.stdout)
     assert outcome["identical"] is False
+    assert outcome["changed"] == [f"threads 99 -> {threads}", "one of 6 runs folded -> alone"]
+    assert outcome["largest"] == pytest.approx(1e-12, rel=1e-3)
     assert outcome["differences"] == [
         {
             "name": "domains.rooms_fisheye.after.abs_rel",
