@@ -84,7 +84,7 @@ def commit_run(prepared: Path, results: Path, key: str) -> Path:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
     _sync_folder(prepared)
-    _discard_failed(results, key)
+    discard_failed(results, key)
     try:
         os.rename(prepared, final)
     except OSError as error:
@@ -95,7 +95,8 @@ def commit_run(prepared: Path, results: Path, key: str) -> Path:
     return final
 
 
-def _discard_failed(results: Path, key: str) -> None:
+def discard_failed(results: Path, key: str) -> None:
+    """Remove the record of a run if it is that of a failure."""
     result = read_result(results, key)
     if result is not None and result["status"] == "failed":
         old = results / "runs" / f".tmp-{key[:KEY_LENGTH]}-old-{owner_tag()}"

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from dart.studies.asha import Rungs
 from dart.studies.executor import Cluster, Ending, Executor
 from dart.studies.failures import ATTEMPTS, Failure, describe_error, may_heal
-from dart.studies.folders import clean_stale
+from dart.studies.folders import clean_stale, discard_failed
 from dart.studies.plan import Cell
 from dart.studies.progress import Reporter
 from dart.studies.records import KEY_LENGTH, read_result, run_folder
@@ -241,9 +241,14 @@ class _Batch:
         failure = ending.lost
         if failure is not None:
             clean_stale(self.runner.results)
+        early = self.runner.ended_early(cell)
+        if early is not None:  # that was decided, whatever became of its process since
+            discard_failed(self.runner.results, cell.key)
+            self.runner.end(cell, early)
+            return
         if failure is not None and failure != "preempted":
             commit_failure(ending.task, failure, reason=ending.reason)
-        result = read_result(self.runner.results, cell.key) or self.runner.ended_early(cell)
+        result = read_result(self.runner.results, cell.key)
         if failure == "preempted" or result is None or may_heal(result):
             self.waiting.append((cell, bool(result) and self._ran_out_of_memory(cell)))
             self.runner.reporter.lose(cell, _why_again(ending, result))

@@ -1,6 +1,8 @@
 """Runs that end early: fronts by hand, decisions that stay, and studies that go on as before."""
 
+import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dart.errors import Pruned, UserError
-from dart.recipe import ZERO_SHOT
+from dart.recipe import ZERO_SHOT, Recipe
 from dart.studies.asha import Rungs, crowding, front_ranks, order_points, read_rows, survives
+from dart.studies.executor import Ending, InlineExecutor
 from dart.studies.plan import make_plan
+from dart.studies.records import run_folder
 from dart.studies.spec import load_spec
 from dart.studies.summary import read_study
 from tests.helpers.study_engine import FakeRun, own_registry, run_toy, write_study
@@ -166,6 +170,58 @@ def test_a_search_with_pruning_ends_what_others_beat_and_resumes_the_same(tmp_pa
     idle = FakeRun()
     run_toy(again, tmp_path / "b", idle)
     assert idle.calls == []
+
+
+class ShortOfMemory(FakeRun):
+    """Has no memory at the first attempt at every run, and is begun three times at most."""
+
+    def __call__(self, recipe: Recipe, *arguments: Any, **options: Any) -> dict[str, Any]:
+        if recipe.variant == ZERO_SHOT:
+            return super().__call__(recipe, *arguments, **options)
+        times = self.calls.count(recipe.key)
+        assert times < 3
+        self.calls.append(recipe.key)
+        if not times:
+            raise MemoryError
+        return super().__call__(recipe, *arguments, **options)
+
+
+def test_a_run_that_failed_and_then_ended_early_has_ended(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    whole = run_toy(write_study(tmp_path / "a", SEARCH), tmp_path / "a")
+    path = write_study(tmp_path / "b", SEARCH)
+    disturbed = run_toy(path, tmp_path / "b", ShortOfMemory())
+    assert {cell.key for cell in disturbed.cells} == {cell.key for cell in whole.cells}
+    assert disturbed.failed == []
+    assert read_study(tmp_path / "b", "toy").states() == read_study(tmp_path / "a", "toy").states()
+
+
+def test_a_run_whose_process_dies_after_it_ended_early_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    whole = run_toy(write_study(tmp_path / "a", SEARCH), tmp_path / "a")
+    take = InlineExecutor.wait_any
+
+    def die(executor: InlineExecutor) -> list[Ending]:
+        """Lose what the others of a fold lose with their worker: all that have no record."""
+        endings = take(executor)
+        kinds = itertools.cycle(["crashed", "preempted"])
+        return [
+            ending
+            if run_folder(tmp_path / "b", ending.task.key).exists()
+            else replace(ending, lost=next(kinds))
+            for ending in endings
+        ]
+
+    monkeypatch.setattr(InlineExecutor, "wait_any", die)
+    (tmp_path / "b").mkdir()
+    path, run = write_study(tmp_path / "b", SEARCH), FakeRun()
+    lost = run_toy(path, tmp_path / "b", run)
+    assert {cell.key for cell in lost.cells} == {cell.key for cell in whole.cells}
+    assert lost.failed == []
+    assert len(set(run.calls)) == len(run.calls)
 
 
 def test_without_pruning_the_runs_that_ended_early_are_run_whole(tmp_path: Path) -> None:
