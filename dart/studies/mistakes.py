@@ -66,6 +66,8 @@ def _place(location: tuple[int | str, ...], content: Any) -> Place:
 def reason(error: Any) -> str:
     """Return pydantic's reason in one line."""
     text = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+    # As YAML calls them.
+    text = text.replace("a valid tuple", "a list").replace("a valid dictionary", "a mapping")
     return " ".join(text.split())
 
 

@@ -96,7 +96,7 @@ MISTAKES = {
     "unknown domain": ("rooms_fisheye", "rooms_fishey", ":9: protocol.target", "'rooms_fisheye'"),
     "unknown source": ("[rooms_pinhole]", "[rooms]", ":8: protocol.source[0]", "allowed are"),
     "domain twice": ("[rooms_pinhole]", "[rooms_fisheye]", ":6: protocol: ", "named twice"),
-    "source is a text": ("[rooms_pinhole]", "rooms_pinhole", ":8: protocol.source: ", "tuple"),
+    "source is a text": ("[rooms_pinhole]", "rooms_pinhole", ":8: protocol.source: ", "be a list"),
     "unknown metric": ("metric: delta1", "metric: absrel", ":11: protocol.metric: ", "'abs_rel'"),
     "missing checkpoint": ("CHECKPOINT", "rooms_smal", ":7: protocol.pretrained: ", "not exist"),
     "unknown group": ("[adapters]", "[adapter]", ":12: training.trainable[0]", "'adapters'?"),
@@ -131,7 +131,7 @@ MISTAKES = {
     "a rank of nothing": ("[4, 8]", "{low: 0, high: 8}", ":5: variants.tuned.rank", "from 1 to"),
     "a day that is none": ("Does it help?", "2026-02-31", ":1: question: ", "day is out of range"),
     "nested too deeply": ("Does it help?", "[" * 3000, ":1: ", "nested too deeply"),
-    "variant is a list": ("  plain:", "  plain: [1]", ":4: variants.plain: ", "dictionary"),
+    "variant is a list": ("  plain:", "  plain: [1]", ":4: variants.plain: ", "a mapping"),
 }
 
 
