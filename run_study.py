@@ -13,6 +13,7 @@ from dart.errors import Stopped, UserError, did_you_mean
 from dart.studies.choices import describe_design
 from dart.studies.plan import Plan, make_plan
 from dart.studies.spec import Study, load_spec
+from dart.tricks import switched_off
 
 EXECUTORS = ("inline", "ray")
 EXIT = """\
@@ -28,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     results = Path(options.results or os.environ.get("DART_RESULTS") or "results")
     signal.signal(signal.SIGTERM, _stop)
     try:
+        switched_off()  # a name that does not exist is told before anything is done
         study = load_spec(options.study)
         _check_only(options.only, study)
         if options.plan:

@@ -383,6 +383,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = create_parser().parse_args(arguments)
     try:
         from dart.commands import find_command
+        from dart.tricks import switched_off
+
+        switched_off()  # a name that does not exist is told before anything is done
 
         return find_command(options.command)(options)
     except UserError as error:

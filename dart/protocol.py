@@ -38,6 +38,7 @@ from dart.training.freeze import count_trainable, frozen_hash, set_trainable
 from dart.training.interpolation import install_mixture, snapshot
 from dart.training.loop import Step, Trainer, read_state, write_state
 from dart.training.together import take_step
+from dart.tricks import is_on
 
 SAVE_EVERY = 20
 """Steps after which the state of training may be kept."""
@@ -61,11 +62,12 @@ def load_network(recipe: Recipe, device: torch.device) -> DepthNet:
             conditioning=Conditioning(recipe.training.camera, recipe.training.embedding),
             **recipe.hyperparameters,
         )
-    if _has_constant_encoder(model, recipe):
+    if is_on("folded_norms") and _has_constant_encoder(model, recipe):
         # A frozen encoder is a constant: merged batch norms and branches give the same features
         # to float32 rounding, faster. Before and after are measured through the same one.
         model.encoder = fold(model.encoder)
-    return model.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    layout = torch.channels_last if is_on("channels_last") else torch.contiguous_format
+    return model.to(device=device, memory_format=layout)  # pyright: ignore[reportCallIssue]
 
 
 def _has_constant_encoder(model: DepthNet, recipe: Recipe) -> bool:

@@ -15,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from dart.tricks import switched_off
+
 PACKAGES = ("torch", "timm", "numpy", "pandas", "opencv-python-headless", "mlflow", "optuna")
 ROOT = Path(__file__).parent.parent
 LOCK = "requirements.lock"
@@ -157,4 +159,5 @@ def describe_environment(*, device: str, threads: int) -> dict[str, object]:
         "determinism": describe_determinism(),
         "device": device,
         "threads": threads,
+        "switched_off": switched_off(),
     }

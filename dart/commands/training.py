@@ -34,6 +34,7 @@ from dart.studies.plan import create_recipe
 from dart.training.batches import Joined
 from dart.training.loop import Diverged, Step, Trainer
 from dart.training.pretrain import pretrain
+from dart.tricks import is_on
 
 
 def parse_assignments(texts: list[str], *, option: str = "--set") -> dict[str, Any]:
@@ -205,7 +206,8 @@ def pretrain_source(options: Namespace) -> int:
             text = f"pretraining  loss {step.loss:.4f}"
             progress.update(task, completed=step.step + 1, description=text)
 
-        model.to(device=device, memory_format=torch.channels_last).requires_grad_(True)  # pyright: ignore[reportCallIssue]
+        layout = torch.channels_last if is_on("channels_last") else torch.contiguous_format
+        model.to(device=device, memory_format=layout).requires_grad_(True)  # pyright: ignore[reportCallIssue]
         network = pretrain(
             Trainer(model, _draw_alike(sets), spec, options.seed, device),
             state=options.out.with_suffix(".state.pt"),

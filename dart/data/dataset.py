@@ -77,6 +77,7 @@ class FrameDataset(Sequence):
             camera=self._cameras[position],
             key=record.key,
             scene=record.scene,
+            digest=bytes.fromhex(record.image_sha256),
         )
 
     def _decode(self, position: int) -> tuple[UInt8[Tensor, "3 h w"], Float[Tensor, "h w"]]:

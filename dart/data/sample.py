@@ -29,7 +29,8 @@ class Sample:
     scene: int
     """Frames of one scene share this number: statistics count scenes, not frames."""
     digest: bytes = b""
-    """Tells pictures apart without reading them (``digest_image``); empty where it is not known."""
+    """Tells pictures apart without reading them: a hash of the picture or of the file that it came
+    from; empty where none is known."""
 
 
 def digest_image(image: Float[Tensor, "3 h w"]) -> bytes:

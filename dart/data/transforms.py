@@ -9,12 +9,14 @@ Axis letters: ``c`` colours, ``h w`` pixels.
 
 import math
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from dart.cameras import Camera
 from dart.data.sample import Sample
 from dart.errors import UserError
 
@@ -137,14 +139,20 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample
     )
 
 
+_mirrored: WeakKeyDictionary[Camera, Camera] = WeakKeyDictionary()
+"""The mirrored camera of each that was asked for; the images of a set share a few cameras."""
+
+
 def flip(sample: Sample) -> Sample:
     """Return the sample mirrored left to right, its camera with it; distances stay exact."""
+    if sample.camera not in _mirrored:
+        _mirrored[sample.camera] = sample.camera.flip()
     return replace(
         sample,
         image=sample.image.flip(-1),
         distance=sample.distance.flip(-1),
         valid=sample.valid.flip(-1),
-        camera=sample.camera.flip(),
+        camera=_mirrored[sample.camera],
         digest=sample.digest and sample.digest[::-1],
     )
 

@@ -23,6 +23,7 @@ from dart.models.encoder import create_encoder
 from dart.models.scale_head import ScaleActivation, ScaleHead
 from dart.models.stages import Encoder
 from dart.seeds import derive_seed
+from dart.tricks import is_on
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -246,7 +247,8 @@ class DepthNet(nn.Module):
     def normalise(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """Return what the encoder takes."""
         # Depthwise convolutions on a CPU are many times slower in the default layout.
-        image = image.contiguous(memory_format=torch.channels_last)
+        if is_on("channels_last"):
+            image = image.contiguous(memory_format=torch.channels_last)
         return (image - self.image_mean) / self.image_std
 
     def _encode(

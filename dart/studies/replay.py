@@ -125,6 +125,9 @@ def _find_other_machine(record: Mapping[str, Any], again: Mapping[str, Any]) -> 
     for name in ("device", "threads"):
         if name in old and old[name] != new[name]:
             yield f"{name} {old[name]} -> {new[name]}"
+    off = [", ".join(told.get("switched_off", [])) or "nothing" for told in (old, new)]
+    if off[0] != off[1]:
+        yield f"switched off: {off[0]} -> {off[1]}"
     if record.get("fold", 1) > 1:
         yield f"one of {record['fold']} runs folded -> alone"
 

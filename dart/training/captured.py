@@ -10,7 +10,6 @@ from the same tensors, which is how it is tested.
 """
 
 import itertools
-import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -28,9 +27,8 @@ from dart.data.sample import Batch
 from dart.models import DepthNet
 from dart.models.together import forward_together
 from dart.training.loop import Step, Trainer
+from dart.tricks import is_on
 
-SWITCH = "DART_CAPTURE"
-"""Environment variable; ``off`` runs every step as it is."""
 PRACTICE = 3
 """Steps before the capture: libraries choose and allocate what they need in the first ones."""
 TENSORS = ("image", "distance", "valid")
@@ -320,4 +318,4 @@ def is_wanted(trainers: Sequence[Trainer]) -> bool:
     """Say whether steps are to be taken from static tensors: on CUDA, unless switched off."""
     networks = all(isinstance(trainer.model, DepthNet) for trainer in trainers)
     on_cuda = all(trainer.device.type == "cuda" for trainer in trainers)
-    return networks and on_cuda and os.environ.get(SWITCH) != "off"
+    return networks and on_cuda and is_on("capture")

@@ -26,6 +26,7 @@ from dart.training.prefix import Prefix
 from dart.training.regularisers import Regulariser
 from dart.training.resident import Resident, is_small
 from dart.training.schedule import first_steps, learning_rate_factor
+from dart.tricks import is_on
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -138,8 +139,9 @@ class Trainer:
         self.optimizer = create_optimizer(self.model, spec)
         self.begins = first_steps(self.model, spec)
         self.history: list[Step] = []
-        # Colours and lenses are changed on the host, where their tables lie.
-        if self.device.type == "cuda" and not (spec.colour or spec.virtual_lenses):
+        # With changed colours or lenses no picture comes twice, and the host's tables change it.
+        comes_again = not (spec.colour or spec.virtual_lenses)
+        if self.device.type == "cuda" and comes_again and is_on("resident"):
             self.data, self.source = (
                 Resident(data, self.device) if is_small(data) else data
                 for data in (self.data, self.source)
@@ -157,8 +159,7 @@ class Trainer:
         self.static: Any = None
         """How its steps are taken on a GPU: a ``dart.training.captured.StaticStep``."""
         self.prefix: Prefix | None = None
-        # With changed colours or lenses no picture comes twice.
-        if isinstance(self.model, DepthNet) and not (spec.colour or spec.virtual_lenses):
+        if isinstance(self.model, DepthNet) and comes_again and is_on("kept_maps"):
             self.prefix = Prefix(self.model, spec.precision)
 
     def draw(self, step: int | None = None) -> Batch:

@@ -6,7 +6,6 @@ lie, so that a graph holds for a whole run.
 """
 
 import functools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 
 from dart.cameras import Camera
 from dart.models import DepthNet
-from dart.training.captured import NO_GRAPH, SWITCH, HostReads, StaticViews
+from dart.training.captured import NO_GRAPH, HostReads, StaticViews
+from dart.tricks import is_on
 
 PRACTICE = 2
 """Passes before the capture."""
@@ -163,6 +163,6 @@ def _shown(model: DepthNet, views: tuple[StaticViews, StaticViews]) -> Iterator[
 
 def ask(model: DepthNet) -> Ask:
     """Return what gives a network's distances: replayed on CUDA, unless switched off."""
-    if next(model.encoder.parameters()).is_cuda and os.environ.get(SWITCH) != "off":
+    if next(model.encoder.parameters()).is_cuda and is_on("capture"):
         return Passes(model)
     return lambda image, cameras: model(image, cameras).distance.float()

@@ -37,7 +37,7 @@ class Resident(Sequence):
             others = {name: value for name, value in vars(sample).items() if name != "image"}
             others["distance"] = sample.distance.to(device)
             others["valid"] = sample.valid.to(device)
-            others["digest"] = digest_image(sample.image)
+            others["digest"] = sample.digest or digest_image(sample.image)
             self.others.append(others)
 
     def __len__(self) -> int:

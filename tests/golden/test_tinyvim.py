@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 import dart.models
-from dart.models.scan import _run, _run_chunked, four_directions, linear_recurrence, selective_scan
+from dart.models import scan
+from dart.models.scan import four_directions, selective_scan
 from dart.models.tinyvim_blocks import LaplaceMixer, initialise
 from tests.helpers.tinyvim_reference import (
     DATA,
@@ -144,18 +145,52 @@ def test_directions_are_rows_columns_and_their_reverses() -> None:
     ]
 
 
-def test_recurrence_has_the_gradient_of_its_definition() -> None:
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_scan_has_the_gradient_of_its_definition(
+    chunked: bool, frozen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = torch.Generator().manual_seed(0)
-    decay, drive = torch.rand(2, 2, 7, 3, dtype=torch.float64, generator=generator)
-    inputs = (decay.requires_grad_(), drive.requires_grad_())
-    assert torch.autograd.gradcheck(linear_recurrence, inputs)
+    mixer = LaplaceMixer(16, 1).double()
+    initialise(mixer, generator)
+    monkeypatch.setattr(scan, "_CHUNK", 4)
+    monkeypatch.setattr(scan, "_is_chunked", lambda _: chunked)
+    low = mixer.channels[0]
+    inputs = torch.randn(4, 10, 2, low, dtype=torch.float64, generator=generator)
+    names = ("x_proj_weight", "dt_projs_weight", "dt_projs_bias", "A_logs", "Ds")
+    weights = [getattr(mixer, name).detach().requires_grad_(not frozen) for name in names]
+    assert torch.autograd.gradcheck(
+        scan.selective_scan, (inputs.requires_grad_(), *weights), fast_mode=True
+    )
+
+
+def test_the_scan_is_its_formula_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(1)
+    mixer = LaplaceMixer(16, 1).double()
+    initialise(mixer, generator)
+    inputs = torch.randn(4, 37, 2, mixer.channels[0], dtype=torch.float64, generator=generator)
+    target = torch.randn(inputs.shape, dtype=torch.float64, generator=generator)
+    weights = (mixer.x_proj_weight, mixer.dt_projs_weight, mixer.dt_projs_bias)
+    weights = (*weights, mixer.A_logs, mixer.Ds)
+    answers = []
+    for off, chunked in (("scan", False), ("", False), ("", True)):
+        monkeypatch.setenv("DART_OFF", off)
+        monkeypatch.setattr(scan, "_is_chunked", lambda _, chunked=chunked: chunked)
+        own = [tensor.detach().clone().requires_grad_() for tensor in (inputs, *weights)]
+        output = scan.selective_scan(*own)
+        answers.append([output, *torch.autograd.grad(output, own, target)])
+    formula, *ours = answers
+    for answer in ours:
+        for one, other in zip(formula, answer, strict=True):
+            assert torch.allclose(one, other, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("steps", [17, 64, 65, 300])
 def test_chunks_change_nothing(steps: int) -> None:
     generator = torch.Generator().manual_seed(steps)
     decay, drive = torch.rand(2, 4, steps, 2, 3, dtype=torch.float64, generator=generator)
-    assert torch.allclose(_run_chunked(decay, drive), _run(decay, drive), rtol=1e-12, atol=1e-14)
+    in_chunks = scan._run_chunked(decay, drive)
+    assert torch.allclose(in_chunks, scan._run(decay, drive.clone()), rtol=1e-12, atol=1e-14)
 
 
 def test_importing_the_models_registers_the_sizes() -> None:

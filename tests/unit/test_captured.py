@@ -292,7 +292,7 @@ def test_a_captured_step_is_the_step(folded: int, monkeypatch: pytest.MonkeyPatc
     for _ in range(6):
         take_steps(captured)
     assert captured[0].static.graph is not None, captured[0].static.reason
-    monkeypatch.setenv("DART_CAPTURE", "off")
+    monkeypatch.setenv("DART_OFF", "capture")
     plain = trainers()
     for _ in range(6):
         take_steps(plain)

@@ -54,11 +54,18 @@ def test_weights_of_zero_change_no_bit_of_a_real_run() -> None:
 def test_distillation_starts_from_zero() -> None:
     trainer = make_trainer(lwf=1.0)
     batch = trainer.draw()
-    with torch.no_grad():
-        distance = trainer.model(batch.image, batch.cameras).distance
-        penalty = trainer.regulariser.penalty(batch, distance)
-    assert penalty is not None
-    assert float(penalty) == 0.0
+
+    def measure() -> float:
+        with torch.no_grad():
+            distance = trainer.model(batch.image, batch.cameras).distance
+            penalty = trainer.regulariser.penalty(batch, distance)
+        assert penalty is not None
+        return float(penalty)
+
+    # Zero but for rounding: products on a CPU round by where in memory a copy of the weights lies.
+    assert measure() < 1e-6
+    trainer.run()
+    assert measure() > 1e-4
 
 
 def test_groups_of_the_network_are_parts_of_one_another() -> None:
