@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dart.checkpoint_header import list_pretrained
 from dart.cli import main
 from dart.commands import COMMANDS
 from dart.data.dataset import open_domain
@@ -52,18 +53,19 @@ def test_variants_lists_every_design(capsys: pytest.CaptureFixture[str]) -> None
         assert row["trainable_parameters"] == heads + row["adapter_parameters"]
 
 
+@pytest.mark.parametrize("network", list_pretrained())
 def test_evaluate_gives_the_before_numbers(
-    capsys: pytest.CaptureFixture[str], repository: Path
+    network: str, capsys: pytest.CaptureFixture[str], repository: Path
 ) -> None:
-    assert main(["evaluate", "rooms_small", "--json"]) == 0
+    assert main(["evaluate", network, "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)["domains"]
     assert list(measured) == DOMAINS
-    card = json.loads((repository / "dart" / "pretrained" / "rooms_small.json").read_text())
+    card = json.loads((repository / "dart" / "pretrained" / f"{network}.json").read_text())
     for domain in DOMAINS:
         assert measured[domain]["abs_rel"] == pytest.approx(
             card["test"][domain]["abs_rel"], rel=1e-3
         )
-    # What the shipped network is for: it knows the source, and there is something to adapt to.
+    # What a shipped network is for: it knows the source, and there is something to adapt to.
     assert measured["rooms_pinhole"]["abs_rel"] <= 0.15
     assert measured["rooms_fisheye"]["abs_rel"] >= 1.3 * measured["rooms_pinhole"]["abs_rel"]
 
