@@ -13,6 +13,7 @@ SWITCH = "DART_OFF"
 TRICKS = {
     "folded_norms": "a frozen encoder's batch norms and parallel paths lie in its convolutions",
     "channels_last": "the channels of a pixel lie together in memory",
+    "products": "one-pixel convolutions of a frozen encoder are products of matrices in bfloat16",
     "scan": "the encoder's recurrence runs in place, and its gradient is written out",
     "kept_maps": "maps of frozen first stages are kept for every picture",
     "resident": "training images lie on the GPU",

@@ -62,7 +62,10 @@ def test_the_published_count_of_the_folded_classifier() -> None:
     assert sum(p.numel() for p in model.parameters()) + layer_scales == 5_648_832
 
 
-def test_weights_are_cast_once_and_the_bits_are_those_of_autocast() -> None:
+def test_weights_are_cast_once_and_the_bits_are_those_of_autocast(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DART_OFF", "products")  # they round otherwise
     model = create_tinyvim("tinyvim_s", num_classes=0).eval()
     folded = fold(model)
     plain = copy.deepcopy(folded)
@@ -88,6 +91,47 @@ def test_weights_are_cast_once_and_the_bits_are_those_of_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not torch.equal(folded.forward_features(image), plain.forward_features(image))
     assert folded.forward_features(image).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("kernel", "groups"), [(1, 1), (1, 2), (3, 1)])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_products_are_the_convolution(
+    kernel: int, groups: int, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    conv = FrozenConv(48, 32, kernel, padding=kernel // 2, groups=groups)
+    with torch.no_grad():
+        for weight in conv.requires_grad_(False).parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator))
+    image = torch.randn(2, 48, 5, 7, generator=generator).to(memory_format=layout)
+    image.requires_grad_()
+    grad = torch.randn(2, 32, 5, 7, generator=generator)
+    exact = conv.double()(image.double())
+    (exact_grad,) = torch.autograd.grad(exact, image, grad.double())
+    conv.float()
+    for off in ("", "products"):
+        monkeypatch.setenv("DART_OFF", off)
+        with Operators() as seen, torch.autocast("cpu", dtype=torch.bfloat16):
+            output = conv(image)
+        is_product = not off and layout == torch.channels_last and (kernel, groups) == (1, 1)
+        assert ("aten::addmm" in seen.names) is is_product
+        assert ("aten::convolution" in seen.names) is not is_product
+        assert output.is_contiguous(memory_format=layout)
+        (own_grad,) = torch.autograd.grad(output, image, grad.bfloat16())
+        for own, true in ((output, exact), (own_grad, exact_grad)):
+            assert (own - true).norm() <= 0.01 * true.norm()
+
+
+class Operators(TorchDispatchMode):
+    """Names the operators that ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
 
 
 class Casts(TorchDispatchMode):
