@@ -155,7 +155,7 @@ class PlainReporter:
     def _show_front(self, metric: str) -> None:
         front = find_front(self.finished, metric)
         if front != self.front and len(self.finished) > 1:
-            self.note(f"best so far (target, forgetting): {describe_front(front)}")
+            self.note(f"best in validation (target, forgetting): {describe_front(front)}")
         self.front = front
 
     def skip(self) -> None:

@@ -41,9 +41,9 @@ def test_plain_lines_count_runs_and_failures_and_name_the_best_front(tmp_path: P
         "[7/7 runs, 2 failed",
     ]
     assert ends[-1].endswith("FAILED: RuntimeError: the loss is not finite (0 s left)")
-    fronts = [line for line in lines if line.startswith("best so far")]
+    fronts = [line for line in lines if line.startswith("best in validation")]
     # Seeds 0 and 1 of rank 4: a rank of 8 is no better on the target and forgets more.
-    assert fronts[-1] == "best so far (target, forgetting): tuned trial 0 0.3005 +0.0004"
+    assert fronts[-1] == "best in validation (target, forgetting): tuned trial 0 0.3005 +0.0004"
     assert all("\r" not in line and "\x1b" not in line for line in lines)
 
     write_study(tmp_path, STUDY.replace("[0, 1]", "[0, 1, 2]"))
@@ -67,7 +67,7 @@ def test_the_live_line_counts_names_the_run_and_leaves_the_terminal_clean(tmp_pa
     assert "6/7 runs, 1 failed" in shown
     assert re.search(r"tuned trial 1 seed 0: step \d/5, loss 0\.\d{4}", shown)
     assert re.search(r"\d+ s left", shown)
-    assert "best so far (target, forgetting): tuned trial 0" in shown
+    assert "best in validation (target, forgetting): tuned trial 0" in shown
     assert shown.endswith("\x1b[1A\x1b[2K")  # the line is gone
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h")  # and the cursor is back
 
