@@ -89,9 +89,8 @@ def _print_status(content: dict[str, Any]) -> None:
             markup=False,
         )
     if content["front"]:
-        console.print(
-            f"best front, in validation: {describe_front(content['front'])}", markup=False
-        )
+        front = describe_front(content["front"])
+        console.print(f"best in validation (target, forgetting): {front}", markup=False)
 
 
 def find_study_file(name_or_path: str) -> Path:
