@@ -294,6 +294,12 @@ class Trainer:
             for name, tensor in own.items():
                 tensor.copy_(saved[name])
         self.optimizer.load_state_dict(state["optimizer"])
+        # On a CPU the fused step pairs numbers by their place in memory, whatever the strides say,
+        # and the state may come from a run in another layout.
+        for parameter, kept in self.optimizer.state.items():
+            for name, value in kept.items():
+                if value.stride() != parameter.stride() and value.shape == parameter.shape:
+                    kept[name] = torch.empty_like(parameter).copy_(value)
         for group in self.optimizer.param_groups:  # as on a CPU; a GPU's steps see to their own
             group["lr"], group["capturable"] = float(group["lr"]), False
         self.history = [Step(**step) for step in state["history"]]

@@ -29,14 +29,17 @@ def _recipe(steps: int) -> Recipe:
     return create_recipe("daa_query_softmax", {}, ProtocolSpec(held_out=()), training, 0)
 
 
-def _train(off: str, monkeypatch: pytest.MonkeyPatch) -> Trainer:
+def _train(
+    off: str, monkeypatch: pytest.MonkeyPatch, *, steps: int = 3, take: int | None = None
+) -> Trainer:
     monkeypatch.setenv("DART_OFF", off)
-    recipe = _recipe(3)
+    recipe = _recipe(steps)
     model = load_network(recipe, CPU)
     set_trainable(model, recipe.training.trainable)
     data = open_domain("rooms_fisheye", "train")[:3]
     trainer = Trainer(model, data, recipe.training, 0, CPU)
-    trainer.run()
+    for _ in range(steps if take is None else take):
+        trainer.take_step()
     return trainer
 
 
@@ -48,6 +51,21 @@ def test_a_trick_changes_no_loss(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     for one, other in zip(fast.history, plain.history, strict=True):
         assert other.loss == pytest.approx(one.loss, rel=1e-5)
         assert other.grad_norm == pytest.approx(one.grad_norm, rel=1e-4)
+
+
+def test_a_run_goes_on_in_another_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = _train("", monkeypatch, steps=6).trained["decoder.narrow.weight"]
+    for first, then in (("channels_last", ""), ("", "channels_last")):
+        begun = _train(first, monkeypatch, steps=6, take=3)
+        before = begun.trained["decoder.narrow.weight"]
+        resumed = _train(then, monkeypatch, steps=6, take=0)
+        resumed.load(begun.state())
+        resumed.run()
+        after = resumed.trained["decoder.narrow.weight"]
+        assert before.stride() != after.stride()
+        assert (after - whole).norm() < 0.01 * (whole - before).norm()
+        for parameter, kept in resumed.optimizer.state.items():
+            assert kept["exp_avg"].stride() == kept["exp_avg_sq"].stride() == parameter.stride()
 
 
 def test_what_is_off_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
