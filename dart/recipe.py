@@ -63,6 +63,7 @@ PARENT: Mapping[Group, Group] = MappingProxyType(
 """Group -> the one that holds it; ``norms`` cuts across the stages and the stem."""
 Lens = Literal[
     "own",
+    "narrow",
     "pinhole",
     "equidistant",
     "equisolid",
@@ -243,7 +244,8 @@ class TrainingSpec(Frozen):
     flip: bool = True
     """Mirror half of the training images, together with their cameras."""
     virtual_lenses: tuple[Lens, ...] = Field(default=(), strict=False)
-    """Lenses, one of which is drawn for each target image; ``own`` keeps the picture."""
+    """Lenses, one of which is drawn for each target image; ``own`` keeps the picture, ``narrow``
+    shows a part of it."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the network's passes in training; weights, scan, distances and loss stay in float32."""
     colour: FiniteFloat = Field(default=0.0, ge=0, le=1)

@@ -147,6 +147,23 @@ def same_view(source: Camera, model: str) -> Camera:
     return _lens_of(model, _half_view(source), (source.size[0], source.size[1]))
 
 
+def narrower(camera: Camera, share: float) -> Camera:
+    """Return the same lens with a longer focal length: ``share`` of its field of view is left.
+
+    Along the longer side, from the principal point; height, width and distortion stay.
+    """
+    reach = _half_view(camera)
+    axis = int(camera.size[0] > camera.size[1])  # of the pixel: u, unless the image is upright
+    rays = torch.zeros(2, 3, dtype=torch.float64)
+    for ray, angle in zip(rays, (reach, share * reach), strict=True):
+        ray[axis], ray[2] = math.sin(angle), math.cos(angle)
+    pixels, _ = camera.project(rays)
+    whole, part = (pixels[:, axis] - camera.params[2 + axis].double()).tolist()
+    params = camera.params.clone()
+    params[:2] *= whole / part
+    return replace(camera, params=params)
+
+
 def _lens_of(model: str, reach: float, size: tuple[int, int]) -> Camera:
     """Return a lens whose longer side sees ``reach`` radians to both sides, if it can."""
     reach = min(reach, _WIDEST_OF.get(model, _WIDEST))

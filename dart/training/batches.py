@@ -10,9 +10,12 @@ from torch import Generator
 from dart.data.sample import Batch, Sample, collate
 from dart.data.transforms import colour as change_colours
 from dart.data.transforms import flip
-from dart.data.warping import Warper, same_view
+from dart.data.warping import Warper, narrower, same_view
 from dart.errors import UserError
 from dart.seeds import derive_generator
+
+SHARES = (0.5, 0.625, 0.75, 0.875)
+"""Of the field of view, one of which is left through the virtual lens ``narrow``."""
 
 
 def batch_indices(
@@ -44,13 +47,14 @@ class Augmentation:
         flips: Mirror each image with probability one half.
         colour: Strength of ``transforms.colour``; 0 leaves colours alone.
         lenses: Models of lenses, one of which is drawn for each image and sees what the image's
-            own lens does (``warping.same_view``); ``own`` keeps the picture.
+            own lens does (``warping.same_view``); ``own`` keeps the picture, ``narrow`` shows
+            a part of its field of view (``SHARES``) through the same lens.
     """
 
     flips: bool
     colour: float
     lenses: tuple[str, ...] = ()
-    _warpers: dict[tuple[str, str], Warper] = field(default_factory=dict, repr=False)
+    _warpers: dict[tuple[str | float, str], Warper] = field(default_factory=dict, repr=False)
 
     def __call__(self, sample: Sample, generator: Generator) -> Sample:
         """Return the changed image."""
@@ -58,17 +62,22 @@ class Augmentation:
             sample = flip(sample)
         if self.lenses:
             drawn = int(torch.randint(len(self.lenses), (), generator=generator))
-            sample = self._see_through(sample, self.lenses[drawn])
+            lens: str | float = self.lenses[drawn]
+            if lens == "narrow":
+                lens = SHARES[int(torch.randint(len(SHARES), (), generator=generator))]
+            sample = self._see_through(sample, lens)
         if self.colour:
             sample = change_colours(sample, strength=self.colour, generator=generator)
         return sample
 
-    def _see_through(self, sample: Sample, lens: str) -> Sample:
+    def _see_through(self, sample: Sample, lens: str | float) -> Sample:
         if lens == "own":
             return sample
         key = (lens, sample.camera.key)
         if key not in self._warpers:
-            self._warpers[key] = Warper(same_view(sample.camera, lens))
+            own = sample.camera
+            seen = same_view(own, lens) if isinstance(lens, str) else narrower(own, lens)
+            self._warpers[key] = Warper(seen)
         warped = self._warpers[key](sample)
         if not bool(warped.valid.any()):
             raise UserError(f"{sample.key}: no valid pixel is left through virtual lens '{lens}'")

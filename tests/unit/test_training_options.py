@@ -1,6 +1,7 @@
 """Options of training against closed forms, on a network of four convolutions."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
@@ -12,10 +13,10 @@ from torch import Tensor, nn
 
 from dart.cameras import LENSES, Equidistant
 from dart.data.sample import collate
-from dart.data.warping import same_view
+from dart.data.warping import narrower, same_view
 from dart.errors import UserError
 from dart.recipe import Group, TrainingSpec, overlap
-from dart.training.batches import Augmentation, Batches
+from dart.training.batches import SHARES, Augmentation, Batches
 from dart.training.freeze import finest_group, frozen_hash, group_parameters, set_trainable
 from dart.training.interpolation import install_mixture, snapshot
 from dart.training.loop import Step, Trainer, create_optimizer, read_state, write_state
@@ -279,7 +280,7 @@ def test_replay_has_its_share_and_its_own_chance() -> None:
 
 
 def test_virtual_lenses_show_the_same_cone_through_another_lens() -> None:
-    lenses = [lens for lens in get_args(_lens_names()) if lens != "own"]
+    lenses = [lens for lens in get_args(_lens_names()) if lens not in ("own", "narrow")]
     camera = Equidistant(torch.tensor([30.0, 30.0, 32.0, 24.0]), (48, 64))
     edge = torch.tensor([[0.5, 24.0], [63.5, 24.0]])
     wanted = camera.unproject(edge)[0][..., 2].acos()
@@ -291,6 +292,39 @@ def test_virtual_lenses_show_the_same_cone_through_another_lens() -> None:
         assert torch.allclose(reach, wanted.clamp(max=1.15), atol=0.03), lens
     own = Augmentation(False, 0.0, ("own",))(TARGET[0], torch.Generator())
     assert torch.equal(own.image, TARGET[0].image)
+
+
+@pytest.mark.parametrize("size", [(48, 64), (64, 48)])
+@pytest.mark.parametrize("model", ["pinhole", "equidistant", "kannala_brandt"])
+def test_a_narrower_lens_sees_its_share_of_the_angles(model: str, size: tuple[int, int]) -> None:
+    camera = same_view(
+        Equidistant(torch.tensor([30.0, 30.0, size[1] / 2, size[0] / 2]), size), model
+    )
+    is_wide = size[1] > size[0]
+    across = [
+        [size[1] / 2 + d * is_wide, size[0] / 2 + d * (not is_wide)] for d in (0.0, 20.0, 31.5)
+    ]
+    pixels = torch.tensor(across, dtype=torch.float64)
+    whole = camera.unproject(pixels)[0][..., 2].clamp(max=1).acos()
+    part = narrower(camera, 0.6)
+    assert type(part) is type(camera)
+    seen = part.unproject(pixels)[0][..., 2].clamp(max=1).acos()
+    assert float(seen[0]) == pytest.approx(0, abs=1e-6)
+    assert float(seen[2]) == pytest.approx(0.6 * float(whole[2]), abs=1e-6)
+    if model == "equidistant":
+        assert torch.allclose(seen, 0.6 * whole, atol=1e-6)
+
+
+def test_narrow_is_drawn_among_its_shares_and_keeps_distances() -> None:
+    augment, generator = Augmentation(False, 0.0, ("narrow",)), torch.Generator().manual_seed(0)
+    sample = replace(TARGET[0], distance=torch.full_like(TARGET[0].distance, 2.5))
+    views = [augment(sample, generator) for _ in range(40)]
+    reach = {round(float(view.camera.params[0] / sample.camera.params[0]), 3) for view in views}
+    assert len(reach) == len(SHARES)
+    assert min(reach) > 1
+    for view in views:
+        assert bool(view.valid.any())
+        assert torch.allclose(view.distance[view.valid], torch.tensor(2.5))
 
 
 def _lens_names() -> Any:
