@@ -197,7 +197,7 @@ def print_table(table: pd.DataFrame, *, console: Console | None = None) -> None:
         "* baseline",
         box=box.SIMPLE_HEAD,
     )
-    drawn.add_column("variant", no_wrap=True)
+    drawn.add_column("variant", overflow="fold")  # the widest gives way first
     for heading in ("runs", "trainable\nparameters", "target\nbefore", *SHOWN.values()):
         drawn.add_column(heading, justify="right")
     drawn.add_column("forgetting\nrelative", justify="right")

@@ -217,7 +217,8 @@ def print_comparison(comparison: Comparison, *, console: Console | None = None) 
     table = Table(title=title(comparison), box=box.SIMPLE_HEAD)
     for index, heading in enumerate(headings()[:shown]):
         side = "left" if index < 2 else "right"
-        table.add_column("\n".join(heading), justify=side, no_wrap=index < 2)
+        # The widest gives way first: a long name takes more lines, and numbers stay whole.
+        table.add_column("\n".join(heading), justify=side, overflow="fold", no_wrap=index == 1)
     for row, verdict in zip(text_rows(comparison), comparison.verdicts, strict=True):
         name, word, *numbers = ("\n".join(cell) for cell in row[:shown])
         color = COLORS.get(verdict.verdict, "dim")
@@ -235,7 +236,7 @@ def _print_costs(comparison: Comparison, console: Console) -> None:
     if not any(row.costs for row in comparison.verdicts):
         return
     costs = Table(title="what a run took", box=box.SIMPLE_HEAD)
-    costs.add_column("variant", no_wrap=True)
+    costs.add_column("variant", overflow="fold")
     for heading in headings()[-len(SHOWN_COSTS) :]:
         costs.add_column("\n".join(heading), justify="right")
     for name, words in cost_rows(comparison):
