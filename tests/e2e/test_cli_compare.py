@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,23 @@ def test_a_narrow_terminal_loses_columns_and_no_verdict(results: Path) -> None:
     assert "forgets_50%" in shown
     assert "better" in shown
     assert "on front" not in shown
+
+
+def test_a_long_name_leaves_the_numbers_whole(results: Path) -> None:
+    from rich.console import Console
+
+    from dart.analysis.verdict_tables import print_comparison
+
+    comparison = compare_study("toy", results=results)
+    shown = []
+    for add in ("", "_" + "long" * 40):
+        rows = [replace(row, variant=row.variant + add) for row in comparison.verdicts]
+        text = io.StringIO()
+        console = Console(width=180, color_system=None, file=text)
+        print_comparison(replace(comparison, verdicts=tuple(rows)), console=console)
+        shown.append(re.findall(r"[+-]?\d\.\d{3,4}", text.getvalue()))
+    assert len(shown[0]) > 10
+    assert shown[1] == shown[0]
 
 
 def test_comparing_needs_neither_torch_nor_mlflow(results: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -210,6 +211,19 @@ def test_the_terminal_shows_every_row_the_baseline_and_failures(results: Path) -
     assert "+30.0%" in line["daa"]
     assert "1 failed" in text
     assert line["zero_shot"].count("+0.0000") == 2
+
+
+def test_a_long_name_takes_more_lines_and_numbers_stay_whole(results: Path) -> None:
+    table = summarize(load_runs("toy", results=results))
+    console = Console(record=True, width=140)
+    print_table(table, console=console)
+    numbers = re.findall(r"[+-]?\d\.\d{4}", console.export_text())
+    assert len(numbers) > 10
+    name = "daa_" + "long" * 40
+    print_table(table.replace({"variant": {"daa": name}}), console=console)
+    text = console.export_text()
+    assert re.findall(r"[+-]?\d\.\d{4}", text) == numbers
+    assert name in "".join(line.split()[0] for line in text.splitlines() if line.strip())
 
 
 def test_reading_results_needs_neither_torch_nor_mlflow() -> None:
