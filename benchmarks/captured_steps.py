@@ -6,12 +6,15 @@ All ways of a table take turns within one program, on the same images. A way is 
 - ``dart float32``, ``dart bfloat16``: what a study's run does where nothing is captured;
 - ``static float32``, ``static bfloat16``: the same from tensors that stay where they are, on CUDA
   captured and replayed as one graph; on a CPU there is no graph, only its bookkeeping;
-- ``folded bfloat16``: all runs of the fold together, from such tensors.
+- ``folded bfloat16``: all runs of the fold together, from such tensors;
+- ``batched bfloat16``: the same with their adapters and heads called at once.
 
 Images repeat, so that maps of frozen first stages are known, as they are in all of a study but its
 first epoch. ``ready`` is the time from a network to the end of its fifth step, capture included.
-On CUDA also peak memory. Operations a second stand beside those of a product of matrices, and the
-operators that take most of a step below them. What cannot be measured is said.
+On CUDA also peak memory. Beside each step stand its operators, what they read and write
+(``benchmarks/traffic.py``), and the operations and bytes a second that follow, whose ceilings are
+those of a product of matrices and of a copy; the operators that take most of a step's time are
+below them. What cannot be measured is said.
 
 Run: ``python benchmarks/captured_steps.py [--device cuda] [--small] [--compile] [--rounds 10]``
 """
@@ -31,6 +34,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.folded_steps import PlainLoop, build
+from benchmarks.traffic import Traffic
 from dart.cameras import KannalaBrandt
 from dart.data.sample import Sample
 from dart.models.folding import fold
@@ -50,6 +54,7 @@ WAYS = (
     "static float32",
     "static bfloat16",
     "folded bfloat16",
+    "batched bfloat16",
 )
 WARM_UP = 5
 """Steps that are not timed: practice, capture and the first replay are among them."""
@@ -59,6 +64,7 @@ GOALS = {
     ((192, 256), "folded bfloat16"): 30.0,
     ((96, 128), "dart bfloat16"): 2.0,
     ((96, 128), "folded bfloat16"): 3.0,
+    ((192, 256), "batched bfloat16"): 30.0,
 }
 """Size and way -> times the plain loop's images a second that were aimed at."""
 
@@ -74,6 +80,9 @@ class Way:
     memory: int = 0
     """Peak bytes on the device."""
     note: str = ""
+    operators: int = 0
+    traffic: int = 0
+    """Bytes that the operators read and write."""
 
 
 def make_samples(size: Size, count: int = 16) -> list[Sample]:
@@ -110,15 +119,20 @@ def create_way(way: str, options: Any, data: Sequence[Sample], runs: int) -> Way
     else:
         kind, precision = way.split()
         own = spec.model_copy(update={"precision": precision})
-        count = runs if kind == "folded" else 1
+        count = runs if kind in ("folded", "batched") else 1
         nets = [build(options.variant, seed, plain=False, device=device) for seed in range(count)]
         trainers = [Trainer(net, data, own, seed, device) for seed, net in enumerate(nets)]
         share_encoder(trainers)
         if kind == "dart":
             made = Way(trainers[0].take_step, options.batch, [])
         else:
-            made = _create_static(StaticStep(trainers), options.batch * count)
-    return _warm(made, begun, device)
+            static = StaticStep(trainers, batched=kind == "batched")
+            made = _create_static(static, options.batch * count)
+    made.work()
+    with Traffic() as traffic:  # before the capture: a graph runs no operators
+        made.work()
+    made.operators, made.traffic = traffic.operators, traffic.bytes
+    return _warm(made, begun, device, times=WARM_UP - 2)
 
 
 def _create_static(static: StaticStep, images: int) -> Way:
@@ -134,7 +148,7 @@ def _create_static(static: StaticStep, images: int) -> Way:
     return made
 
 
-def _warm(made: Way, begun: float, device: torch.device, *, times: int = WARM_UP) -> Way:
+def _warm(made: Way, begun: float, device: torch.device, *, times: int) -> Way:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     for _ in range(times):
@@ -200,7 +214,7 @@ def measure_ceilings(device: torch.device) -> dict[str, float]:
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         one = torch.ones(side, side, dtype=dtype, device=device)
         found[f"{name} operations/s"] = 2 * side**3 / _fastest(lambda one=one: one @ one, device)
-    source = torch.ones(side * side, device=device)
+    source = torch.ones(8192 * 8192, device=device)  # 256 MiB: no cache holds it
     target = torch.empty_like(source)
     found["bytes/s"] = 2 * source.nbytes / _fastest(lambda: target.copy_(source), device)
     return found
@@ -257,10 +271,15 @@ def show(title: str, ways: Mapping[str, Way], size: Size, operations: int = 0) -
         rate = way.images / median
         goal = GOALS.get((size, name), 0.0) if operations else 0.0
         told = f"{1000 * median:8.1f} {rate:9.1f} {rate / base:8.2f} {goal or '':>5}"
-        done = f", {rate * operations / 1e9:.0f} GFLOP/s" if operations else ""
+        done = ""
+        if operations:
+            moved = way.traffic / median / 1e9
+            done = f", {rate * operations / 1e9:.0f} GFLOP/s"
+            done += f", {way.operators} operators move {way.traffic >> 20} MiB: {moved:.1f} GB/s"
         print(f"{name:18s} {told} {way.ready:7.1f} {way.memory >> 20:4d}  {way.note}{done}")
         report[name] = {"ms": round(1000 * median, 3), "x plain": round(rate / base, 3)}
         report[name] |= {"ready": round(way.ready, 2), "bytes": way.memory, "goal": goal}
+        report[name] |= {"operators": way.operators, "bytes moved": way.traffic}
     return report
 
 
@@ -290,7 +309,7 @@ def main() -> None:
             *(f"{k} {p}" for k in ("dart", "static") for p in ("float32", "bfloat16")),
         ]
         if size[0] < 480:
-            names.append("folded bfloat16")
+            names += ["folded bfloat16", "batched bfloat16"]
         ways = {name: create_way(name, options, data, runs) for name in names}
         take_turns(ways, options.rounds, device)
         title = f"a step of training, {options.batch} x {size[0]} x {size[1]}, fold of {runs}"
@@ -308,7 +327,6 @@ def main() -> None:
         print(f"ceiling: {value / 1e9:.1f} G{name}")
     if not is_cuda:
         print("not measured without a GPU: graphs, peak memory, the goals of 12, 3 and 30 times")
-    print("not measured here: bytes that kernels move, for which a profiler of the GPU is needed")
     print(json.dumps(report))
 
 

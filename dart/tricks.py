@@ -17,6 +17,7 @@ TRICKS = {
     "scan": "the encoder's recurrence runs in place, and its gradient is written out",
     "kept_maps": "maps of frozen first stages are kept for every picture",
     "resident": "training images lie on the GPU",
+    "batched": "adapters and heads of a fold's runs are called at once, with their weights stacked",
     "capture": "steps and passes are replayed as CUDA graphs",
 }
 

@@ -24,7 +24,8 @@ from dart.models.checkpoint import (
     save_adapter,
     save_pretrained,
 )
-from dart.models.depth_net import DepthNet, NetworkConfig, Prediction
+from dart.models.depth_net import DepthNet, Prediction
+from dart.models.network_config import NetworkConfig
 from dart.models.registry import create_model, list_variants, register_variant, variant_info
 from dart.models.routing import Routed, line_bend, pinhole_gate
 

@@ -15,7 +15,8 @@ from dart.checkpoint_header import hash_checkpoint, read_metadata
 from dart.checkpoint_header import resolve_checkpoint as resolve
 from dart.conditioning import Conditioning
 from dart.errors import UserError
-from dart.models.depth_net import DepthNet, NetworkConfig
+from dart.models.depth_net import DepthNet
+from dart.models.network_config import NetworkConfig
 from dart.models.registry import create_model
 from dart.models.state_files import fit, read_state, write_state
 

@@ -4,10 +4,10 @@ Axis letters: ``b`` batch, ``c`` channels, ``h w`` pixels or cells, ``rows`` row
 tokens that belong to no cell.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,11 +16,12 @@ from torch.nn import functional
 
 from dart.cameras import Camera, CameraEmbedder, default_camera
 from dart.conditioning import Conditioning
-from dart.errors import UserError, did_you_mean
+from dart.errors import UserError
 from dart.models.adapters import Stage, Tuner
 from dart.models.depth_head import DepthHead
 from dart.models.encoder import create_encoder
-from dart.models.scale_head import ScaleActivation, ScaleHead
+from dart.models.network_config import NetworkConfig
+from dart.models.scale_head import ScaleHead
 from dart.models.stages import Encoder
 from dart.seeds import derive_seed
 from dart.tricks import is_on
@@ -28,78 +29,6 @@ from dart.tricks import is_on
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 SMALLEST_DISPARITY = 1e-6
-
-Inversion = Literal["bounded", "max_over_disparity"]
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """Everything that decides the network's shape and the meaning of its output."""
-
-    encoder: str = "tinyvim_s"
-    """Size of TinyViM, or ``timm/NAME`` for a pyramid or a plain vision transformer of timm."""
-    decoder_channels: int = 64
-    """Channels of the DPT head."""
-    camera_dim: int = 256
-    """Channels of the camera embedding at every stage."""
-    scale_dim: int = 128
-    """Width of the scale head."""
-    min_distance: float = 0.1
-    """Nearest distance that the network can give, in metres."""
-    max_distance: float = 20.0
-    """Farthest distance that the network can give, in metres."""
-    scale_activation: ScaleActivation = "exp"
-    """``exp`` starts at exactly 1; ``sigmoid`` is the notes' scale below 1."""
-    inversion: Inversion = "bounded"
-    """``bounded`` stays within the two distances; ``max_over_disparity`` is the notes' own."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.min_distance < self.max_distance:
-            raise UserError(
-                f"min_distance={self.min_distance}, max_distance={self.max_distance}: "
-                "must be 0 < min_distance < max_distance (metres)"
-            )
-        for name in ("decoder_channels", "camera_dim", "scale_dim"):
-            value = getattr(self, name)
-            if value < 4 or value % 4:
-                raise UserError(f"{name}={value}: must be a positive multiple of 4")
-        _check_choices(asdict(self))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a checkpoint's header keeps them."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, content: object, *, where: str) -> "NetworkConfig":
-        """Return the configuration that ``to_dict`` gave.
-
-        Raises:
-            UserError: A key is unknown or a value is not allowed.
-        """
-        if not isinstance(content, dict):
-            raise UserError(f"{where}: the network's config must be a mapping, got {content!r}")
-        allowed = [field.name for field in fields(cls)]
-        for key in content:
-            if key not in allowed:
-                raise UserError(
-                    f"{where}: unknown key '{key}' of the network; allowed: {', '.join(allowed)}"
-                    f"{did_you_mean(key, allowed)}"
-                )
-        try:
-            _check_choices(content)
-            return cls(**content)
-        except (TypeError, UserError) as error:
-            raise UserError(f"{where}: {error}") from None
-
-
-def _check_choices(content: Mapping[str, Any]) -> None:
-    choices = {"scale_activation": get_args(ScaleActivation), "inversion": get_args(Inversion)}
-    for name in choices.keys() & content.keys():
-        if content[name] not in choices[name]:
-            raise UserError(
-                f"{name}={content[name]!r}: must be one of {', '.join(choices[name])}"
-                f"{did_you_mean(str(content[name]), choices[name])}"
-            )
 
 
 @dataclass(frozen=True)
@@ -155,6 +84,30 @@ def initial_relative_inverse_depth(config: NetworkConfig) -> float:
     """Return the decoder's first answer: the geometric mean of both bounds, as r."""
     farthest, nearest = 1 / config.max_distance, 1 / config.min_distance
     return ((farthest * nearest) ** 0.5 - farthest) / (nearest - farthest)
+
+
+def add_residual(
+    adapter: Callable[..., Tensor],
+    cells: Float[Tensor, "b c h w"],
+    camera: Float[Tensor, "#b _ h w"],
+) -> Float[Tensor, "b c h w"]:
+    """Return what an adapter makes of a stage's map."""
+    return cells + adapter(cells, camera)
+
+
+def answer(
+    decoder: Callable[..., Tensor],
+    scale_head: Callable[..., Tensor],
+    config: NetworkConfig,
+    size: tuple[int, int],
+    padded: tuple[int, int],
+    camera: Float[Tensor, "#b e h w"],
+    *features: Float[Tensor, "b _ _ _"],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the fields of a ``Prediction``, of ``size`` where the maps are of ``padded``."""
+    relative = decoder(features, padded)[:, : size[0], : size[1]]
+    scale = scale_head(features[-1], camera)
+    return invert(relative, scale, config), relative, scale
 
 
 class DepthNet(nn.Module):
@@ -265,24 +218,37 @@ class DepthNet(nn.Module):
                 output, _ = self._split(index, features, cameras)
             else:
                 plain = known[index] if index < len(known) else layers(features)
-                features, output = self.meet(index, plain, cameras)
+                given = self.ask_adapter(index, plain, cameras)
+                adapted = None if given is None else add_residual(adapter, *given)
+                features, output = self.meet(index, plain, cameras, adapted)
             outputs.append(output)
         return outputs
 
-    def meet(
+    def ask_adapter(
         self, index: int, plain: Float[Tensor, "b c rows w"], cameras: Sequence[Camera]
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "#b _ h w"]] | None:
+        """Return what the adapter of a stage is given; None where there is none."""
+        if not self.adapters_enabled or isinstance(self.adapters[index], NoAdapter):
+            return None
+        cells, _ = self._split(index, plain, cameras)
+        return cells, self.show(cameras, index, cells)
+
+    def meet(
+        self,
+        index: int,
+        plain: Float[Tensor, "b c rows w"],
+        cameras: Sequence[Camera],
+        adapted: Float[Tensor, "b c h w"] | None,
     ) -> tuple[Float[Tensor, "b c rows w"], Float[Tensor, "b c h w"]]:
-        """Return what the next stage and the decoder get of a stage's own map.
+        """Return what the next stage and the decoder get of a stage's own map and the adapted one.
 
         They differ for an adapter with ``feeds_next_stage = False``, which the decoder alone sees.
         """
-        adapter = self.adapters[index]
-        if not self.adapters_enabled or isinstance(adapter, NoAdapter):
+        if adapted is None:
             return plain, self._split(index, plain, cameras)[0]
-        cells, others = self._split(index, plain, cameras)
-        adapted = cells + adapter(cells, self.show(cameras, index, cells))
-        if not getattr(adapter, "feeds_next_stage", True):
+        if not getattr(self.adapters[index], "feeds_next_stage", True):
             return plain, adapted
+        others = plain[:, :, adapted.shape[2] :]
         return (adapted if others.shape[2] == 0 else torch.cat([adapted, others], 2)), adapted
 
     def _split(
@@ -301,13 +267,20 @@ class DepthNet(nn.Module):
         size: tuple[int, int],
     ) -> Prediction:
         """Return the answer of decoder and scale head at ``size``, that of the images."""
-        height, width = size
-        padded = (height + -height % self.strides[-1], width + -width % self.strides[-1])
-        relative = self.decoder(features, padded)[:, :height, :width]
-        deepest = features[-1]
-        camera = self.embedder.embed(cameras, self.strides[-1], device=deepest.device)
-        scale = self.scale_head(deepest, camera.to(deepest.dtype))
-        return Prediction(invert(relative, scale, self.config), relative, scale)
+        given = self.ask_heads(features, cameras, size)
+        return Prediction(*answer(self.decoder, self.scale_head, *given))
+
+    def ask_heads(
+        self,
+        features: Sequence[Float[Tensor, "b _ _ _"]],
+        cameras: Sequence[Camera],
+        size: tuple[int, int],
+    ) -> tuple[Any, ...]:
+        """Return what ``answer`` is given behind decoder and scale head."""
+        stride, deepest = self.strides[-1], features[-1]
+        padded = (size[0] + -size[0] % stride, size[1] + -size[1] % stride)
+        camera = self.embedder.embed(cameras, stride, device=deepest.device)
+        return self.config, size, padded, camera.to(deepest.dtype), *features
 
     def show(
         self, cameras: Sequence[Camera], index: int, like: Float[Tensor, "b _ _ _"]

@@ -15,13 +15,8 @@ from dart.checkpoint_header import hash_checkpoint, read_metadata, resolve_check
 from dart.conditioning import Conditioning
 from dart.errors import UserError
 from dart.models.adapters import Stage
-from dart.models.depth_net import (
-    DepthNet,
-    NetworkConfig,
-    build_encoder,
-    isolated_seed,
-    list_stages,
-)
+from dart.models.depth_net import DepthNet, build_encoder, isolated_seed, list_stages
+from dart.models.network_config import NetworkConfig
 from dart.models.state_files import load_pretrained_state
 from dart.variants import (
     ENTRY_POINT_GROUP,

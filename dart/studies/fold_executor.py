@@ -55,7 +55,7 @@ class FoldExecutor:
         self.submitted: list[Task] = []
         self.groups: list[list[_Member]] = []
         self.told: set[str] = set()
-        """Why steps are not captured, as far as it was said."""
+        """What slows steps, as far as it was said."""
         self.seconds: dict[str, float] = {}
         """Task -> its share of the time so far."""
 
@@ -143,11 +143,16 @@ class FoldExecutor:
                 members.remove(member)
 
     def _tell(self, trainer: Any) -> None:
-        """Say once why a GPU does not replay the steps of a group as one graph."""
+        """Say once why a GPU does not do a step of a group at once."""
+        from dart.models.batched import refusals  # noqa: PLC0415  # imports torch
+
         reason = "" if trainer.static is None else trainer.static.reason
-        if reason and reason not in self.told:
-            self.told.add(reason)
-            self.note(f"runs uncaptured: {reason}")
+        notes = [f"not batched, one after the other: {refusal}" for refusal in refusals()]
+        notes += [f"runs uncaptured: {reason}"] if reason else []
+        for note in notes:
+            if note not in self.told:
+                self.told.add(note)
+                self.note(note)
 
     def _over_time(self, task: Task) -> TimeLimit | None:
         limit = task.time_limit

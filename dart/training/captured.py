@@ -135,13 +135,15 @@ class StaticStep:
 
     Args:
         trainers: Of one group (``dart.training.together.share_encoder``).
+        batched: As ``forward_together`` takes it.
 
     Attributes:
         reason: Why the steps are not captured; empty while they may be, or are.
     """
 
-    def __init__(self, trainers: Sequence[Trainer]) -> None:
+    def __init__(self, trainers: Sequence[Trainer], *, batched: bool = False) -> None:
         self.trainers = list(trainers)
+        self.batched = batched
         self.nets = [net for t in self.trainers if isinstance(net := t.model, DepthNet)]
         self.reason = "" if trainers[0].device.type == "cuda" else NO_GRAPH
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -274,7 +276,7 @@ class StaticStep:
 
     def _body(self) -> Float[Tensor, "n 2"]:
         """Do one step from the static tensors; return each training's loss and gradient norm."""
-        return run_body(self.trainers, self.batches, lambda: self.known)
+        return run_body(self.trainers, self.batches, lambda: self.known, batched=self.batched)
 
 
 def _copy(batch: Batch) -> Batch:
@@ -282,12 +284,17 @@ def _copy(batch: Batch) -> Batch:
 
 
 def run_body(
-    trainers: Sequence[Trainer], batches: Sequence[Batch], know: Callable[[], Sequence[Tensor]]
+    trainers: Sequence[Trainer],
+    batches: Sequence[Batch],
+    know: Callable[[], Sequence[Tensor]],
+    *,
+    batched: bool = False,
 ) -> Float[Tensor, "n 2"]:
     """Forward, loss, backward, clipping and optimiser of trainings that share an encoder.
 
     Args:
         know: Returns the maps of first stages that need not be computed, of all images.
+        batched: As ``forward_together`` takes it.
 
     Returns:
         Each training's loss and gradient norm; a training whose numbers are not finite has not
@@ -305,7 +312,7 @@ def run_body(
         else:
             images = torch.cat([batch.image for batch in batches])
             cameras = [camera for batch in batches for camera in batch.cameras]
-            predictions = forward_together(nets, images, cameras, known=known)
+            predictions = forward_together(nets, images, cameras, known=known, batched=batched)
     losses = [
         trainer.loss(batch, prediction)
         for trainer, batch, prediction in zip(trainers, batches, predictions, strict=True)
@@ -319,3 +326,8 @@ def is_wanted(trainers: Sequence[Trainer]) -> bool:
     networks = all(isinstance(trainer.model, DepthNet) for trainer in trainers)
     on_cuda = all(trainer.device.type == "cuda" for trainer in trainers)
     return networks and on_cuda and is_on("capture")
+
+
+def is_batched(trainers: Sequence[Trainer]) -> bool:
+    """Say whether modules of one architecture are called at once: where launches cost most."""
+    return trainers[0].device.type == "cuda" and is_on("batched")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dart.models import DepthNet
 from dart.models.together import can_share
-from dart.training.captured import StaticStep, is_wanted, run_body
+from dart.training.captured import StaticStep, is_batched, is_wanted, run_body
 from dart.training.loop import Step, Trainer
 
 
@@ -52,7 +52,7 @@ def take_steps(trainers: Sequence[Trainer]) -> list[Step | Exception]:
     if is_wanted(trainers):
         static = first.static
         if static is None or [*map(id, static.trainers)] != [*map(id, trainers)]:
-            static = first.static = StaticStep(trainers)
+            static = first.static = StaticStep(trainers, batched=is_batched(trainers))
         return static.take()
     if len(trainers) == 1:
         return [_attempt(first)]
@@ -69,7 +69,7 @@ def take_steps(trainers: Sequence[Trainer]) -> list[Step | Exception]:
         ]
         return [torch.cat(parts) for parts in zip(*known, strict=True)]
 
-    told = run_body(trainers, batches, know).tolist()
+    told = run_body(trainers, batches, know, batched=is_batched(trainers)).tolist()
     return [t.attempt_record(numbers) for t, numbers in zip(trainers, told, strict=True)]
 
 
