@@ -14,6 +14,7 @@ TRICKS = {
     "folded_norms": "a frozen encoder's batch norms and parallel paths lie in its convolutions",
     "channels_last": "the channels of a pixel lie together in memory",
     "products": "one-pixel convolutions of a frozen encoder are products of matrices in bfloat16",
+    "widened": "products in bfloat16 run in float32 on a processor that has no bfloat16",
     "scan": "the encoder's recurrence runs in place, and its gradient is written out",
     "kept_maps": "maps of frozen first stages are kept for every picture",
     "resident": "training images lie on the GPU",

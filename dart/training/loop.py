@@ -22,6 +22,7 @@ from dart.training.averaging import Average
 from dart.training.batches import Augmentation, Batches
 from dart.training.freeze import PARTS, finest_group
 from dart.training.loss import LOSSES
+from dart.training.precision import autocast
 from dart.training.prefix import Prefix
 from dart.training.regularisers import Regulariser
 from dart.training.resident import Resident, is_small
@@ -168,8 +169,7 @@ class Trainer:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return what the network runs under: the spec's precision."""
-        lower = self.spec.precision == "bfloat16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=lower)
+        return autocast(self.device, self.spec.precision)
 
     def predict(self, batch: Batch) -> HasDistance:
         """Return what the network says about a batch."""
