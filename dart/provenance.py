@@ -126,6 +126,8 @@ def describe_hardware() -> dict[str, Any]:
         pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         hardware["memory_gib"] = round(pages / 2**30, 1)
     torch = sys.modules.get("torch")
+    if torch is not None:
+        hardware["instructions"] = torch.backends.cpu.get_cpu_capability()
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         hardware["accelerator"] = torch.cuda.get_device_name()
         hardware["cuda"] = torch.version.cuda

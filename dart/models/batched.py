@@ -33,7 +33,10 @@ LOWER = {
     *("scaled_dot_product_attention", "multi_head_attention_forward"),
 }
 """Functions whose tensors autocast brings to the lower precision."""
-FULL = {"cpu": ("grid_sample",), "cuda": ("grid_sample", "softmax", "log_softmax")}
+FULL = {
+    "cpu": ("grid_sample",),
+    "cuda": ("grid_sample", "softmax", "log_softmax", "layer_norm", "group_norm", "norm"),
+}
 """Device -> functions whose tensors it brings to float32."""
 
 _tried: dict[Hashable, str] = {}

@@ -18,12 +18,14 @@ import torch
 import run_study
 from benchmarks.chaos import find_workers
 from dart.errors import Stopped
+from dart.models import batched
 from dart.studies.fold_executor import FoldExecutor
 from dart.studies.plan import make_plan
 from dart.studies.spec import load_spec
 from dart.studies.stopping import StopRequest
 from dart.studies.worker import Task
-from dart.training import captured
+from dart.training import captured, together
+from experiments.conditioned import FiLM
 from tests.helpers.own_frames import write_frames
 
 ROOT = Path(__file__).parents[2]
@@ -246,6 +248,35 @@ def test_what_does_not_fit_together_is_halved_and_loses_no_step(
     assert len(got.keys() & expected.keys()) == 2
     for key in got.keys() & expected.keys():
         assert got[key] == pytest.approx(expected[key], rel=1e-4)
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_fold_is_batched_as_on_a_gpu_and_says_what_is_not(
+    own: Path, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: bool
+) -> None:
+    """The study's engine calls modules at once, but those that look at a number."""
+    monkeypatch.setattr(together, "is_batched", lambda _: True)
+    monkeypatch.setattr(batched, "_tried", {})
+    adapt = FiLM.forward
+
+    def look(self: FiLM, features: torch.Tensor, camera: torch.Tensor) -> torch.Tensor:
+        change = adapt(self, features, camera)
+        return change if change.mean().item() < math.inf else torch.zeros_like(change)
+
+    if reads:
+        monkeypatch.setattr(FiLM, "forward", look)
+    fold = Fold(own, tmp_path)
+    fold.run()
+    assert len(fold.notes) == reads
+    for note in fold.notes:
+        assert note.startswith("not batched, one after the other: film (")
+        assert "item()" in note
+    got, expected = losses(tmp_path), losses(alone)
+    assert len(got.keys() & expected.keys()) == 2
+    for key in got.keys() & expected.keys():
+        assert got[key][0] == pytest.approx(expected[key][0], rel=1e-6)
+        # AdamW's first steps are as long whatever a gradient's size, so that rounding grows.
+        assert got[key] == pytest.approx(expected[key], rel=0.03)
 
 
 def test_one_run_over_its_time_ends_and_the_others_do_not(own: Path, tmp_path: Path) -> None:

@@ -74,6 +74,8 @@ def test_the_environment_names_machine_and_switches() -> None:
     assert isinstance(hardware, dict)
     assert hardware["cores"] >= 1
     assert hardware["memory_gib"] > 0
+    used = f"CPU capability usage: {hardware['instructions']}\n"
+    assert used in torch.__config__.show()
     before = describe_determinism()["deterministic_algorithms"]
     try:
         torch.use_deterministic_algorithms(not before)
