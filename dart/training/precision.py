@@ -1,7 +1,9 @@
 """The precision in which a network's passes run, whether the processor has it or not."""
 
+import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -50,8 +52,14 @@ def _is_cast(tensor: Tensor) -> bool:
     return tensor.is_floating_point() and tensor.dtype != torch.float64
 
 
+@cache
 def has_bfloat16() -> bool:
-    """Say whether torch multiplies in bfloat16 on this processor, or goes through it in loops."""
+    """Say whether this processor itself multiplies in bfloat16.
+
+    Where it does not, oneDNN imitates it (AVX-512), or torch goes through its products in loops.
+    """
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return torch.cpu._is_avx512_bf16_supported()
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 

@@ -1,11 +1,13 @@
-"""The short form of ``benchmarks/captured_steps.py``; the long form is run by hand and reported."""
+"""Short forms of benchmarks of a step; the long forms are run by hand and reported."""
 
 import json
 import sys
 
 import pytest
 
+from benchmarks import widened
 from benchmarks.captured_steps import WAYS, main
+from dart.training import precision
 
 
 def test_every_way_takes_its_steps_and_says_what_is_not_measured(
@@ -32,3 +34,14 @@ def test_every_way_takes_its_steps_and_says_what_is_not_measured(
     assert batched["operators"] < 0.9 * folded["operators"]
     assert steps["static bfloat16"]["bytes moved"] < steps["static float32"]["bytes moved"]
     assert folded["bytes moved"] < 2 * steps["static bfloat16"]["bytes moved"]  # one encoder
+
+
+def test_products_in_float32_are_compared_with_those_in_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(precision, "has_bfloat16", precision.has_bfloat16)  # put back at the end
+    monkeypatch.setattr(sys, "argv", ["widened.py", "--rounds", "1", "--variant", "daa"])
+    widened.main()
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["native"]["loss"] == 0
+    assert 0 < report["widened"]["loss"] < report["float32"]["loss"] < 0.01

@@ -1,6 +1,9 @@
 """Products in bfloat16 on a processor that has none, against its definition and against torch's."""
 
+import platform
+import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ from dart.models import list_variants
 from dart.recipe import TrainingSpec
 from dart.training import precision
 from dart.training.loop import Trainer
-from dart.training.precision import Widened, autocast
+from dart.training.precision import Widened, autocast, has_bfloat16
 from dart.training.together import share_encoder, take_steps
 from tests.contract.test_fold import CPU, make_net, make_trainer, seeded
 
@@ -170,3 +173,10 @@ def test_only_a_processor_without_bfloat16_widens(
     with autocast(CPU, "float32"), Products() as products:
         torch.matmul(ROWS, MATRIX)
     assert products.found == {torch.float32}
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="flags are read as x86 names them")
+def test_a_processor_has_what_the_system_says_that_it_has() -> None:
+    flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    assert flags is not None
+    assert has_bfloat16() is ("avx512_bf16" in flags[1].split())
