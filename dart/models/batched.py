@@ -28,14 +28,16 @@ Act = Callable[..., Any]
 NO_RULE = "There is a performance drop"
 """How torch begins to say that it goes through an operator's calls in turn."""
 LOWER = {
-    *("conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear", "einsum"),
-    *("matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "baddbmm", "addmm"),
-    *("scaled_dot_product_attention", "multi_head_attention_forward"),
+    *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+    *("linear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "baddbmm", "addbmm"),
+    *("einsum", "scaled_dot_product_attention", "multi_head_attention_forward", "prelu"),
 }
 """Functions whose tensors autocast brings to the lower precision."""
+LOWER_ON_CUDA = {"mv", "addmv"}
+"""Those that it brings there on a GPU only."""
 FULL = {
-    "cpu": ("grid_sample",),
-    "cuda": ("grid_sample", "softmax", "log_softmax", "layer_norm", "group_norm", "norm"),
+    "cpu": {"grid_sample", "cdist", "prod"},
+    "cuda": {"softmax", "softmin", "log_softmax", "rms_norm", "group_norm", "cdist"},
 }
 """Device -> functions whose tensors it brings to float32."""
 
@@ -242,12 +244,12 @@ class Casts(TorchFunctionMode):
 def _precision(func: Any, values: Sequence[Any]) -> torch.dtype | None:
     """Return what autocast brings a function's tensors to; None where it leaves them."""
     name = getattr(func, "__name__", "")
-    devices = [value.device.type for value in values if isinstance(value, Tensor)]
-    if not devices or not torch.is_autocast_enabled(devices[0]):
+    kind = next((value.device.type for value in values if isinstance(value, Tensor)), "")
+    if kind not in FULL or not torch.is_autocast_enabled(kind):
         return None
-    if name in LOWER:
-        return torch.get_autocast_dtype(devices[0])
-    return torch.float32 if name in FULL.get(devices[0], ()) else None
+    if name in LOWER or (kind == "cuda" and name in LOWER_ON_CUDA):
+        return torch.get_autocast_dtype(kind)
+    return torch.float32 if name in FULL[kind] else None
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
