@@ -41,8 +41,8 @@ FULL = {
 }
 """Device -> functions whose tensors it brings to float32."""
 
-_tried: dict[Hashable, str] = {}
-"""What was to be called at once -> why it cannot be; empty where it can."""
+_tried: dict[int, str] = {}
+"""Hash of what was to be called at once -> why it cannot be; empty where it can."""
 
 
 def refusals() -> list[str]:
@@ -75,13 +75,14 @@ def call_alike(
     for kind, places in groups.items():
         name = ", ".join(sorted({names[place] for place in places}))
         given = [[rows[place] for place in places] for rows in (members, agreed)]
-        for place, answer in zip(places, _try(kind, name, act, *given), strict=True):
+        # The hash alone is kept: what a kind holds may be large.
+        for place, answer in zip(places, _try(hash(kind), name, act, *given), strict=True):
             answers[place] = answer
     return answers
 
 
 def _try(
-    kind: Hashable,
+    kind: int,
     name: str,
     act: Act,
     members: Sequence[Sequence[nn.Module]],
@@ -93,7 +94,7 @@ def _try(
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", message=NO_RULE)
                 answers = call_batched(act, members, inputs)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, MemoryError):
             raise  # says nothing of the modules
         except Exception as error:
             _tried[kind] = f"{name} ({_explain(error)})"
@@ -139,7 +140,7 @@ def call_batched(
 
     with _with_rules():
         answers = vmap(act_of_one, in_dims=(0, 1))(weights, stacks)
-    if any(buffer._version for of in weights for buffer in of.values()):
+    if any(tensor._version for of in weights for tensor in of.values()):
         raise RuntimeError("it writes into its weights or buffers")
     if isinstance(answers, Tensor):
         return list(answers.unbind())
@@ -186,8 +187,9 @@ def _freeze(value: object) -> Hashable:
         return (value.func, _freeze(value.args), _freeze(value.keywords))
     if isinstance(value, FunctionType):
         cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        return (value.__code__, _freeze(cells), _freeze(value.__defaults__ or ()))
-    return value if isinstance(value, Hashable) else id(value)
+        defaults = (value.__defaults__ or (), value.__kwdefaults__ or {})
+        return (value.__code__, _freeze(cells), _freeze(defaults))
+    return (type(value), value if isinstance(value, Hashable) else id(value))
 
 
 def _describe(value: Any) -> Hashable:

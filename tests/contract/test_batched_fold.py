@@ -1,8 +1,10 @@
 """Adapters and heads of a fold called at once do what they do one after the other."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -144,7 +146,11 @@ class Counting(Reader):
 
 @pytest.mark.parametrize(
     ("wrapper", "reason"),
-    [(Reader, "item"), (Dropping, "random"), (Counting, "writes into")],
+    [
+        (Reader, "item"),
+        (Dropping, "random"),
+        (Counting, "writes into its weights or buffers"),
+    ],
 )
 def test_what_cannot_be_batched_is_called_in_turn_and_named(
     wrapper: type[Reader], reason: str
@@ -171,40 +177,103 @@ def test_what_cannot_be_batched_is_called_in_turn_and_named(
         assert [int(net.adapters[1].calls) for net in at_once.nets] == [2, 2]  # pyright: ignore
 
 
-def test_a_lack_of_memory_says_nothing_of_a_module() -> None:
+@pytest.mark.parametrize("lack", [torch.OutOfMemoryError, MemoryError])
+def test_a_lack_of_memory_says_nothing_of_a_module(lack: type[Exception]) -> None:
     def act(*_: object) -> Tensor:
-        raise torch.OutOfMemoryError("planted")
+        raise lack("planted")
 
     module = nn.Linear(2, 2)
-    with pytest.raises(torch.OutOfMemoryError, match="planted"):
+    with pytest.raises(lack, match="planted"):
         call_alike(act, [[module], [module]], [[torch.ones(1, 2)]] * 2, ["one", "other"])
     assert refusals() == []
 
 
-def test_only_what_computes_alike_is_called_at_once() -> None:
-    """A number that a module holds makes it another architecture, as a shape does."""
+class Told(nn.Module):
+    """Does with a product what it is told."""
 
-    class Scaled(nn.Module):
-        def __init__(self, factor: float) -> None:
-            super().__init__()
-            self.factor = factor
-            self.linear = nn.Linear(2, 2)
+    def __init__(self, change: Any) -> None:
+        super().__init__()
+        self.change = change
+        self.linear = nn.Linear(2, 2)
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.factor * self.linear(x)
+    def forward(self, x: Tensor) -> Tensor:
+        answer = self.linear(x)
+        return self.change(answer) if callable(self.change) else self.change * answer
 
+
+def by_closure(factor: float) -> Callable[[Tensor], Tensor]:
+    return lambda x: factor * x
+
+
+def by_default(factor: float) -> Callable[[Tensor], Tensor]:
+    return lambda x, factor=factor: factor * x
+
+
+def by_keyword(factor: float) -> Callable[[Tensor], Tensor]:
+    def change(x: Tensor, *, factor: float = factor) -> Tensor:
+        return factor * x
+
+    return change
+
+
+class Hooked(Told):
+    """Changes its answer by a hook."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__(1.0)
+        self.register_forward_hook(lambda _, __, answer: factor * answer)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Told,
+        lambda factor: Told(partial(torch.mul, other=factor)),
+        lambda factor: Told(by_closure(factor)),
+        lambda factor: Told(by_default(factor)),
+        lambda factor: Told(by_keyword(factor)),
+    ],
+)
+def test_only_what_computes_alike_is_called_at_once(make: Callable[[float], nn.Module]) -> None:
+    """A number that a module holds, or its code, makes it another architecture, as a shape does."""
     calls: list[int] = []
 
     def act(module: nn.Module, x: Tensor) -> Tensor:
         calls.append(1)
         return module(x)
 
-    modules = [Scaled(1.0), Scaled(2.0), Scaled(1.0)]
+    modules = [make(1.5), make(2.0), make(1.5)]
     inputs = [[torch.rand(4, 2, generator=seeded(index))] for index in range(3)]
     answers = call_alike(act, [[module] for module in modules], inputs, ["a", "b", "a"])
     assert len(calls) == 2
     for module, own, answer in zip(modules, inputs, answers, strict=True):
         torch.testing.assert_close(answer, module(*own))
+
+
+@pytest.mark.parametrize("make", [lambda factor: Told(torch.tensor(factor)), Hooked])
+def test_what_cannot_be_compared_is_not_called_at_once(make: Callable[[float], nn.Module]) -> None:
+    """A tensor that is no weight, and a hook."""
+    modules = [make(1.0), make(2.0)]
+    x = torch.ones(4, 2)
+    answers = call_alike(lambda m, x: m(x), [[m] for m in modules], [[x], [x]], ["a", "b"])
+    for module, answer in zip(modules, answers, strict=True):
+        torch.testing.assert_close(answer, module(x))
+
+
+def test_what_is_not_trained_in_one_run_is_trained_in_the_other() -> None:
+    modules = [nn.Linear(2, 2), nn.Linear(2, 2)]
+    modules[0].weight.requires_grad_(False)
+    inputs = [[torch.rand(4, 2, generator=seeded(index))] for index in range(2)]
+    answers = call_alike(lambda m, x: m(x), [[m] for m in modules], inputs, ["a", "b"])
+    torch.stack([answer.sum() for answer in answers]).sum().backward()
+    assert modules[0].weight.grad is None
+    grads = [p.grad for m in modules for p in m.parameters() if p.requires_grad]
+    for module in modules:
+        module.zero_grad()
+    for module, own in zip(modules, inputs, strict=True):
+        module(*own).sum().backward()
+    expected = [p.grad for m in modules for p in m.parameters() if p.requires_grad]
+    torch.testing.assert_close(grads, expected)
 
 
 def test_a_fold_off_a_gpu_is_not_batched(monkeypatch: pytest.MonkeyPatch) -> None:
