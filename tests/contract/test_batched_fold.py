@@ -198,7 +198,9 @@ class Told(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         answer = self.linear(x)
-        return self.change(answer) if callable(self.change) else self.change * answer
+        if isinstance(self.change, float | Tensor):
+            return answer * self.change
+        return self.change(answer)
 
 
 def by_closure(factor: float) -> Callable[[Tensor], Tensor]:
@@ -221,7 +223,7 @@ class Hooked(Told):
 
     def __init__(self, factor: float) -> None:
         super().__init__(1.0)
-        self.register_forward_hook(lambda _, __, answer: factor * answer)
+        self.register_forward_hook(lambda *told: factor * told[-1])
 
 
 @pytest.mark.parametrize(
