@@ -247,7 +247,9 @@ class TrainingSpec(Frozen):
     """Lenses, one of which is drawn for each target image; ``own`` keeps the picture, ``narrow``
     shows a part of it."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the network's passes in training; weights, scan, distances and loss stay in float32."""
+    """Of the network's passes in training; weights, scan, distances and loss stay in float32.
+
+    On a CPU without bfloat16 products take rounded numbers and run in float32, at its speed."""
     colour: FiniteFloat = Field(default=0.0, ge=0, le=1)
     """Strength of the random change of brightness, contrast and colour; 0 turns it off."""
 
