@@ -45,7 +45,7 @@ def take_steps(count: int) -> None:
     end = time.monotonic() + PATIENCE
     for step in range(count + 3):
         begun = time.perf_counter()
-        take()
+        take(1)
         if step >= 3:
             seconds.append(time.perf_counter() - begun)
         if seconds and time.monotonic() > end:

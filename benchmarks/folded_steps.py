@@ -1,7 +1,8 @@
 """Training steps of several runs: one after the other in a plain loop, fast, and folded.
 
-Every way trains the same runs (seeds of one variant on ``rooms_fisheye``) on the same batches, in
-turn within one program, so that the ratios hold whatever else the machine does:
+Every way trains the same runs (seeds of one variant on ``rooms_fisheye``) on the same batches. As
+a script or a study would, it has a process of its own and takes several steps of a run in a row;
+the processes take turns, so that the ratios hold whatever else the machine does:
 
 - ``plain``: a plain eager loop over the network as it is built, in torch's default layout and with
   the encoder's scan step by step, as the public code runs without its CUDA kernel; one run after
@@ -16,11 +17,11 @@ turn within one program, so that the ratios hold whatever else the machine does:
 
 Ours keep the maps of frozen first stages. All training pictures are shown to them before the clock
 starts, as they are after the first epochs of a study's first run; what a new picture costs is told
-apart. The losses of each way are compared with the plain loop's, step by step. Last come the
-memory that each way takes by itself, and how long the arithmetic of a plain step takes at the speed
-of a product of large matrices.
+apart. The losses of each way are compared with the plain loop's, step by step; memory is the peak
+of a way's processes. Last comes how long the arithmetic of a plain step takes at the speed of a
+product of large matrices.
 
-Run: ``python benchmarks/folded_steps.py [--device cuda] [--variant daa] [--runs 8] [--rounds 12]``
+Run: ``python -m benchmarks.folded_steps [--device cuda] [--variant daa] [--runs 8] [--rounds 12]``
 """
 
 import argparse
@@ -35,6 +36,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -50,7 +52,7 @@ from dart.recipe import TrainingSpec
 from dart.seeds import derive_generator
 from dart.training.batches import Augmentation, Batches
 from dart.training.freeze import set_trainable
-from dart.training.loop import Step, Trainer, create_optimizer
+from dart.training.loop import Trainer, create_optimizer
 from dart.training.loss import si_log
 from dart.training.schedule import learning_rate_factor
 from dart.training.together import share_encoder, take_steps
@@ -60,8 +62,8 @@ Losses = list[float]
 PLAIN = {"plain": "scan,channels_last", "own scan": "channels_last", "channels-last": ""}
 """Way -> tricks that are off while it takes a step, beside those that no plain loop has."""
 WAYS = (*PLAIN, "dart float32", "dart bfloat16", "folded float32", "folded bfloat16")
-WEIGHED = 3
-"""Steps after which memory grows no more."""
+WARM_UP = 3
+"""Steps that are not timed."""
 
 
 def build(variant: str, seed: int, *, plain: bool, device: torch.device) -> DepthNet:
@@ -127,8 +129,8 @@ class PlainLoop:
 
 def create_way(
     way: str, variant: str, seeds: Sequence[int], spec: TrainingSpec, device: torch.device
-) -> Callable[[], Losses]:
-    """Return what takes one step of every run and gives their losses."""
+) -> Callable[[int], list[Losses]]:
+    """Return what takes so many steps of every run and gives the losses of each."""
     data = open_domain("rooms_fisheye", "train")
     nets = [build(variant, seed, plain=way in PLAIN, device=device) for seed in seeds]
     if way in PLAIN:
@@ -136,21 +138,23 @@ def create_way(
             PlainLoop(net, data, spec, seed, off=PLAIN[way])
             for seed, net in zip(seeds, nets, strict=True)
         ]
-        return lambda: [loop.take_step(device) for loop in loops]
+        return lambda count: [[loop.take_step(device) for _ in range(count)] for loop in loops]
     kind, precision = way.split()
     own = spec.model_copy(update={"precision": precision})
     trainers = [Trainer(net, data, own, s, device) for s, net in zip(seeds, nets, strict=True)]
     if kind == "dart":
         meet(trainers[0], data)
-        return lambda: [trainer.take_step().loss for trainer in trainers]
+        return lambda count: [[one.take_step().loss for _ in range(count)] for one in trainers]
     groups = share_encoder(trainers)
     meet(trainers[0], data)
 
-    def step() -> Losses:
-        taken = [step for group in groups for step in take_steps(group)]
-        return [step.loss for step in taken if isinstance(step, Step)]
+    def take(count: int) -> list[Losses]:
+        for _ in range(count):
+            for group in groups:
+                take_steps(group)
+        return [[step.loss for step in trainer.history[-count:]] for trainer in trainers]
 
-    return step
+    return take
 
 
 def meet(trainer: Trainer, data: Sequence[Sample]) -> None:
@@ -166,65 +170,69 @@ def meet(trainer: Trainer, data: Sequence[Sample]) -> None:
         print(f"{fresh} pictures met for the first time: {each:.1f} ms each", file=sys.stderr)
 
 
-def serve(
-    pipe: Connection, way: str, variant: str, seeds: Sequence[int], spec: TrainingSpec
-) -> None:
-    """Take a step of every run whenever asked to, in a process of one thread."""
-    torch.set_num_threads(1)
-    take = create_way(way, variant, seeds, spec, torch.device("cpu"))
+def serve(pipe: Connection, threads: int, *arguments: Any) -> None:
+    """Take as many steps of a way as asked for; asked for none, send the peak of memory.
+
+    Args:
+        pipe: Says when the way is ready, and then whatever is asked for.
+        threads: Threads of this process.
+        arguments: Those of ``create_way``.
+    """
+    torch.set_num_threads(threads)
+    take = create_way(*arguments)
+    pipe.send("ready")
     with suppress(EOFError):  # nobody asks any more
-        while pipe.recv():
-            pipe.send(take())
+        while True:
+            count = pipe.recv()
+            pipe.send(take(count) if count else measure_memory())
 
 
-def weigh(
-    pipe: Connection, way: str, variant: str, runs: int, spec: TrainingSpec, device: torch.device
-) -> None:
-    """Send the memory that a way takes at most, in a process that does nothing else [MiB]."""
-    take = create_way(way, variant, range(runs), spec, device)
-    for _ in range(WEIGHED):
-        take()
-    if device.type == "cpu":
-        # Not ru_maxrss: that begins with what the parent had.
-        [told] = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-        pipe.send(int(told) / 2**10)
-    else:
-        pipe.send(torch.cuda.max_memory_allocated(device) / 2**20)
+def measure_memory() -> float:
+    """Return the peak memory of this process [MiB]: the accelerator's where it has one."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**20
+    # Not ru_maxrss: that begins with what the parent had.
+    [told] = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(told) / 2**10
 
 
-def measure_memory(
-    way: str, variant: str, runs: int, spec: TrainingSpec, device: torch.device
-) -> float:
-    """Return the peak memory of a way [MiB]: a process's whole on a CPU, else the accelerator's."""
-    context = multiprocessing.get_context("spawn")
-    own, other = context.Pipe()
-    process = context.Process(target=weigh, args=(other, way, variant, runs, spec, device))
-    process.start()
-    other.close()
-    peak = own.recv()
-    process.join()
-    return peak
-
-
-class Workers:
-    """Processes that share the runs evenly and take their steps at the same time."""
+class Way:
+    """One or more processes that share the runs evenly and take their steps at the same time."""
 
     def __init__(
-        self, count: int, precision: str, variant: str, runs: int, spec: TrainingSpec
+        self,
+        way: str,
+        variant: str,
+        runs: int,
+        spec: TrainingSpec,
+        device: torch.device,
+        *,
+        workers: int = 1,
     ) -> None:
-        context, way = multiprocessing.get_context("spawn"), f"folded {precision}"
+        context = multiprocessing.get_context("spawn")
+        threads = torch.get_num_threads() if workers == 1 else 1
         self.pipes: list[Connection] = []
-        for seeds in torch.arange(runs).tensor_split(count):
+        for seeds in torch.arange(runs).tensor_split(workers):
             own, other = context.Pipe()
-            arguments = (other, way, variant, seeds.tolist(), spec)
+            arguments = (other, threads, way, variant, seeds.tolist(), spec, device)
             context.Process(target=serve, args=arguments, daemon=True).start()
+            other.close()
             self.pipes.append(own)
-
-    def __call__(self) -> Losses:
-        """Take one step of every run."""
         for pipe in self.pipes:
-            pipe.send(True)
-        return [loss for pipe in self.pipes for loss in pipe.recv()]
+            pipe.recv()
+
+    def take(self, count: int) -> list[Losses]:
+        """Take so many steps of every run and return the losses of each."""
+        return [losses for answer in self._ask(count) for losses in answer]
+
+    def measure_memory(self) -> float:
+        """Return the peak memory of all processes [MiB]."""
+        return sum(self._ask(0))
+
+    def _ask(self, count: int) -> list[Any]:
+        for pipe in self.pipes:
+            pipe.send(count)
+        return [pipe.recv() for pipe in self.pipes]
 
 
 def count_operations(variant: str, spec: TrainingSpec, device: torch.device) -> int:
@@ -265,20 +273,31 @@ def tell_ceilings(variant: str, spec: TrainingSpec, device: torch.device) -> dic
 
 
 def take_turns(
-    ways: Mapping[str, Callable[[], Losses]], warm_up: int, steps: int, device: torch.device
-) -> tuple[dict[str, list[float]], dict[str, list[Losses]]]:
-    """Let every way take a step, one after the other; return seconds and losses of each."""
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    losses: dict[str, list[Losses]] = {way: [] for way in ways}
-    for number in range(steps):
-        for way, take in ways.items():
+    ways: Mapping[str, Way], rounds: int, stretch: int
+) -> tuple[dict[str, list[float]], dict[str, list[list[Losses]]]]:
+    """Let every way take some steps, one after the other.
+
+    Returns:
+        Seconds a step of a run, and the losses of each run: a number or a list for every turn.
+    """
+    losses = {name: [way.take(WARM_UP)] for name, way in ways.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
             begun = time.perf_counter()
-            losses[way].append(take())
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if number >= warm_up:
-                seconds[way].append((time.perf_counter() - begun) / len(losses[way][-1]))
+            taken = way.take(stretch)
+            seconds[name].append((time.perf_counter() - begun) / stretch / len(taken))
+            losses[name].append(taken)
     return seconds, losses
+
+
+def compare(losses: Sequence[list[Losses]], others: Sequence[list[Losses]]) -> float:
+    """Return how far losses differ from others, as a share of them, at most."""
+    apart = [
+        torch.tensor(own) / torch.tensor(other) - 1
+        for own, other in zip(losses, others, strict=True)
+    ]
+    return max(float(each.abs().max()) for each in apart)
 
 
 def main() -> None:
@@ -288,20 +307,21 @@ def main() -> None:
     parser.add_argument("--variant", default="daa_query_softmax")
     parser.add_argument("--runs", type=int, default=4)
     parser.add_argument("--batch", type=int, default=8, help="images a step of one run")
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=8, help="turns of each way")
+    parser.add_argument("--stretch", type=int, default=4, help="steps of a run in a turn")
     parser.add_argument("--workers", type=int, default=1, help="processes of one thread (CPU)")
     options = parser.parse_args()
-    device = torch.device(options.device)
-    warm_up, runs = 3, options.runs
-    spec = TrainingSpec(steps=warm_up + options.rounds, batch_size=options.batch)
-    ways = {way: create_way(way, options.variant, range(runs), spec, device) for way in WAYS}
+    device, runs = torch.device(options.device), options.runs
+    steps = WARM_UP + options.rounds * options.stretch
+    spec = TrainingSpec(steps=steps, batch_size=options.batch)
+    ways = {way: Way(way, options.variant, runs, spec, device) for way in WAYS}
     if options.workers > 1:
         for precision in ("float32", "bfloat16"):
-            ways[f"{options.workers} workers {precision}"] = Workers(
-                options.workers, precision, options.variant, runs, spec
+            ways[f"{options.workers} workers {precision}"] = Way(
+                f"folded {precision}", options.variant, runs, spec, device, workers=options.workers
             )
-    seconds, losses = take_turns(ways, warm_up, spec.steps, device)
-    report = {
+    seconds, losses = take_turns(ways, options.rounds, options.stretch)
+    report: dict[str, Any] = {
         "device": str(device),
         "variant": options.variant,
         "runs": runs,
@@ -309,18 +329,17 @@ def main() -> None:
     }
     against = "plain" if device.type == "cpu" else "own scan"
     plain, times = statistics.median(seconds[against]), f"x {against}"
-    print(f"{'way':18s} {'ms/step':>8s} {'images/s':>9s} {times:>10s} {'loss differs by':>16s}")
-    for way, taken in seconds.items():
-        median = statistics.median(taken)
-        apart = torch.tensor(losses[way]) / torch.tensor(losses["plain"]) - 1
-        worst = float(apart.abs().max())
-        rate = spec.batch_size / median
-        print(f"{way:18s} {1000 * median:8.1f} {rate:9.1f} {plain / median:10.2f} {worst:16.1e}")
-        report[way] = {"ms": round(1000 * median, 2), "loss": worst}
-    for way in WAYS:
-        peak = measure_memory(way, options.variant, runs, spec, device)
-        print(f"{way:18s} {peak:8.0f} MiB at most")
-        report[way]["MiB"] = round(peak)
+    print(
+        f"{'way':18s} {'ms/step':>8s} {'images/s':>9s} {times:>10s} {'loss differs by':>16s}    MiB"
+    )
+    for name, way in ways.items():
+        median, worst = statistics.median(seconds[name]), compare(losses[name], losses["plain"])
+        rate, peak = spec.batch_size / median, way.measure_memory()
+        print(
+            f"{name:18s} {1000 * median:8.1f} {rate:9.1f} {plain / median:10.2f} {worst:16.1e}"
+            f" {peak:6.0f}"
+        )
+        report[name] = {"ms": round(1000 * median, 2), "loss": worst, "MiB": round(peak)}
     report |= tell_ceilings(options.variant, spec, device)
     print(json.dumps(report))
 
