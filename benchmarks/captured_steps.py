@@ -16,7 +16,7 @@ On CUDA also peak memory. Beside each step stand its operators, what they read a
 those of a product of matrices and of a copy; the operators that take most of a step's time are
 below them. What cannot be measured is said.
 
-Run: ``python benchmarks/captured_steps.py [--device cuda] [--small] [--compile] [--rounds 10]``
+Run: ``python -m benchmarks.captured_steps [--device cuda] [--small] [--compile] [--rounds 10]``
 """
 
 import argparse

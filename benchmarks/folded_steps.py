@@ -297,7 +297,7 @@ def compare(losses: Sequence[list[Losses]], others: Sequence[list[Losses]]) -> f
         torch.tensor(own) / torch.tensor(other) - 1
         for own, other in zip(losses, others, strict=True)
     ]
-    return max(float(each.abs().max()) for each in apart)
+    return float(torch.cat([each.abs().flatten() for each in apart]).max())
 
 
 def main() -> None:

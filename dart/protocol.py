@@ -122,15 +122,18 @@ def _adapt(
     trainer = _create_trainer(model, recipe, measurements.device)
     state.restore(trainer, seen)
     watch = _Watch(trainer, measurements, seen, rungs)
+    watched = len(trainer.history)
     while len(trainer.history) < spec.steps and not seen.stopped:
         try:
             step = yield trainer
-            count = step.step + 1
+            watched = count = step.step + 1
             watch(model, count)
             if count % SAVE_EVERY == 0 or count == spec.steps:
                 state.save(trainer, seen)
             on_step(count, spec.steps, step.loss)
         except Stopped:  # whoever takes the steps may say so between two of them
+            if len(trainer.history) > watched:  # or after one of which nobody told
+                watch(model, len(trainer.history))
             state.save(trainer, seen, at_once=True)
             raise
     if trainer.average is not None:

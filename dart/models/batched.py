@@ -47,7 +47,7 @@ _tried: dict[int, str] = {}
 
 def refusals() -> list[str]:
     """Return what is called one after the other, and why: ``name (why)``."""
-    return [refusal for refusal in _tried.values() if refusal]
+    return [*dict.fromkeys(refusal for refusal in _tried.values() if refusal)]
 
 
 def call_alike(
@@ -93,7 +93,7 @@ def _try(
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", message=NO_RULE)
-                answers = call_batched(act, members, inputs)
+                answers = _call_first(act, members, inputs)
         except (torch.OutOfMemoryError, MemoryError):
             raise  # says nothing of the modules
         except Exception as error:
@@ -104,6 +104,22 @@ def _try(
     if len(members) == 1 or _tried[kind]:
         return [act(*own, *given) for own, given in zip(members, inputs, strict=True)]
     return call_batched(act, members, inputs)
+
+
+def _call_first(
+    act: Act, members: Sequence[Sequence[nn.Module]], inputs: Sequence[Sequence[Any]]
+) -> list[Any]:
+    """Do what ``call_batched`` does, for modules that keep nothing of a call."""
+    own = [part for module in members[0] for part in module.modules()]
+    held = [dict(vars(part)) for part in own]
+    before = [*map(_plain, own)]
+    answers = call_batched(act, members, inputs)
+    if before != [*map(_plain, own)]:
+        for part, values in zip(own, held, strict=True):
+            vars(part).clear()
+            vars(part).update(values)
+        raise RuntimeError("it changes what it holds")
+    return answers
 
 
 def _explain(error: Exception) -> str:
@@ -188,7 +204,8 @@ def _freeze(value: object) -> Hashable:
     if isinstance(value, FunctionType):
         cells = [cell.cell_contents for cell in value.__closure__ or ()]
         defaults = (value.__defaults__ or (), value.__kwdefaults__ or {})
-        return (value.__code__, _freeze(cells), _freeze(defaults))
+        # The code of a copied file is equal, what its names mean there may differ.
+        return (value.__code__, id(value.__globals__), _freeze(cells), _freeze(defaults))
     return (type(value), value if isinstance(value, Hashable) else id(value))
 
 

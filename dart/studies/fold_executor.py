@@ -120,10 +120,14 @@ class FoldExecutor:
             self.groups.remove(members)
             return
         begun = time.monotonic()
+        self.stop.begin()
         try:
             steps = take_steps([member.trainer for member in members])
         except Exception as error:
-            # Of one run it would be an answer; of several nobody knows whose it is.
+            if len(members) == 1:
+                self._end(members, members[0], error)
+                return
+            # Nobody knows whose it is.
             half = len(members) // 2
             self.note(f"{len(members)} runs folded: {error}; going on with {half} at a time")
             self.groups.append(members[half:])

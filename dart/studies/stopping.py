@@ -44,6 +44,10 @@ class StopRequest:
         if not (self.is_training and is_first):
             raise Stopped(signum)
 
+    def begin(self) -> None:
+        """Be told that a step of training begins, which a signal is to wait for."""
+        self.is_training = True
+
     def step(self, done: int, steps: int) -> None:
         """Be told that a step of training is over.
 

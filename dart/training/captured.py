@@ -10,6 +10,7 @@ from the same tensors, which is how it is tested.
 """
 
 import itertools
+import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -182,12 +183,16 @@ class StaticStep:
         steps = [len(trainer.history) + 1 for trainer in self.trainers]
         if any(step >= t.spec.steps for step, t in zip(steps, self.trainers, strict=True)):
             return None
-        return [trainer.draw(step) for trainer, step in zip(self.trainers, steps, strict=True)]
+        try:
+            return [trainer.draw(step) for trainer, step in zip(self.trainers, steps, strict=True)]
+        except Exception:  # this step is taken already; the next one will meet it again
+            return None
 
     def _fill(self, batches: Sequence[Batch]) -> None:
         """Copy images, truth, maps and camera views to where the step reads them."""
         fewest = min(net.num_constant_stages for net in self.nets)
-        know = [t.know(batch)[:fewest] for t, batch in zip(self.trainers, batches, strict=True)]
+        with self.trainers[0].autocast():
+            know = [t.know(batch)[:fewest] for t, batch in zip(self.trainers, batches, strict=True)]
         known = [torch.cat(parts) for parts in zip(*know, strict=True)]
         shapes = [batch.image.shape for batch in batches]
         if self.batches and shapes != [held.image.shape for held in self.batches]:
@@ -318,7 +323,18 @@ def run_body(
         for trainer, batch, prediction in zip(trainers, batches, predictions, strict=True)
     ]
     torch.stack(losses).sum().backward()
-    return torch.stack([t.move(loss) for t, loss in zip(trainers, losses, strict=True)])
+    return torch.stack([_move(t, loss) for t, loss in zip(trainers, losses, strict=True)])
+
+
+def _move(trainer: Trainer, loss: Float[Tensor, ""]) -> Float[Tensor, " 2"]:
+    """Move a training; one that cannot is told so by its next record, as others may have moved."""
+    try:
+        return trainer.move(loss)
+    except Exception as error:
+        if loss.is_cuda and torch.cuda.is_current_stream_capturing():  # where nothing moves
+            raise
+        trainer.failure = error
+        return torch.full((2,), math.nan, dtype=torch.float64, device=loss.device)
 
 
 def is_wanted(trainers: Sequence[Trainer]) -> bool:

@@ -157,6 +157,8 @@ class Trainer:
         )
         self.regulariser = Regulariser(self.model, spec, source=self.source, device=self.device)
         self.average = Average(self.model, spec.ema) if spec.ema else None
+        self.failure: Exception | None = None
+        """What kept its weights from moving in a step of several trainings."""
         self.static: Any = None
         """How its steps are taken on a GPU: a ``dart.training.captured.StaticStep``."""
         self.prefix: Prefix | None = None
@@ -252,8 +254,10 @@ class Trainer:
         self.history.append(record)
         return record
 
-    def attempt_record(self, told: Sequence[float]) -> Step | Diverged:
-        """Do what ``record`` does, and return what it raises."""
+    def attempt_record(self, told: Sequence[float]) -> Step | Exception:
+        """Do what ``record`` does, and return what it raises, or what kept the weights."""
+        if self.failure is not None:
+            return self.failure
         try:
             return self.record(told)
         except Diverged as error:

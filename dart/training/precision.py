@@ -19,7 +19,8 @@ class Widened(TorchFunctionMode):
     """Computes in float32 what autocast would compute in bfloat16, from and to rounded numbers.
 
     A processor with bfloat16 multiplies rounded numbers, adds up in float32 and rounds the sum. So
-    does this; only the order of the additions differs.
+    does this; only the order of the additions differs. A function of several products, such as
+    ``nn.MultiheadAttention``, rounds less in between.
     """
 
     def __torch_function__(

@@ -37,7 +37,8 @@ class Prefix:
             device = str(next(model.encoder.parameters()).device)
             identity = (model.pretrained[1], is_folded(model.encoder), precision, device)
             if not any(key[:4] == identity for key in _kept):  # pyright: ignore[reportIndexIssue]
-                _kept.clear()
+                for kept in _kept.values():  # emptied, not forgotten: a run may go on to fill it
+                    kept.clear()
             self.kept = _kept.setdefault((*identity, self.stages), {})
 
     def of(self, batch: Batch) -> list[Float[Tensor, "b _ _ _"]]:

@@ -20,7 +20,7 @@ def share_encoder(trainers: Sequence[Trainer]) -> list[list[Trainer]]:
     """Return the trainings in groups that can take their steps together; some stand alone.
 
     Those of a group began from the same checkpoint, leave the encoder alone and see images of one
-    size at one precision. They use one encoder from now on.
+    size at one precision, all or none of which come again. They use one encoder from now on.
     """
     groups: dict[object, list[Trainer]] = {}
     for trainer in trainers:
@@ -28,8 +28,13 @@ def share_encoder(trainers: Sequence[Trainer]) -> list[list[Trainer]]:
         if not is_network(model) or model.pretrained is None or not can_share(model):
             groups[id(trainer)] = [trainer]
             continue
-        spec, size = trainer.spec, tuple(trainer.data[0].image.shape)
-        key = (model.pretrained[1], spec.batch_size, spec.precision, size, trainer.device)
+        spec, is_known = trainer.spec, trainer.prefix is not None
+        try:
+            size = tuple(trainer.data[0].image.shape)
+        except Exception:  # its own step says what is wrong, if it ever reads this image
+            groups[id(trainer)] = [trainer]
+            continue
+        key = (model.pretrained[1], spec.batch_size, spec.precision, size, trainer.device, is_known)
         groups.setdefault(key, []).append(trainer)
     for first, *others in groups.values():
         for other in others:

@@ -252,14 +252,44 @@ def test_only_what_computes_alike_is_called_at_once(make: Callable[[float], nn.M
         torch.testing.assert_close(answer, module(*own))
 
 
-@pytest.mark.parametrize("make", [lambda factor: Told(torch.tensor(factor)), Hooked])
+def from_file(factor: float) -> Callable[[Tensor], Tensor]:
+    """A function of a file that is another's copy but for a constant."""
+    names: dict[str, Any] = {}
+    exec(f"FACTOR = {factor}\ndef multiply(x):\n    return FACTOR * x", names)
+    return names["multiply"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda factor: Told(torch.tensor(factor)), lambda factor: Told(from_file(factor)), Hooked],
+)
 def test_what_cannot_be_compared_is_not_called_at_once(make: Callable[[float], nn.Module]) -> None:
-    """A tensor that is no weight, and a hook."""
+    """A tensor that is no weight, a function of another file, and a hook."""
     modules = [make(1.0), make(2.0)]
     x = torch.ones(4, 2)
     answers = call_alike(lambda m, x: m(x), [[m] for m in modules], [[x], [x]], ["a", "b"])
     for module, answer in zip(modules, answers, strict=True):
         torch.testing.assert_close(answer, module(x))
+
+
+class Ramp(nn.Module):
+    """Multiplies by the number of its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.calls * x
+
+
+def test_what_keeps_something_of_a_call_is_called_in_turn() -> None:
+    modules, x = [Ramp(), Ramp()], torch.ones(4, 2)
+    for number in (1, 2):
+        answers = call_alike(lambda m, x: m(x), [[m] for m in modules], [[x], [x]], ["a", "b"])
+        torch.testing.assert_close(answers, [number * x, number * x])
+    assert refusals() == ["a, b (it changes what it holds)"]
 
 
 def test_what_is_not_trained_in_one_run_is_trained_in_the_other() -> None:

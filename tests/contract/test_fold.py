@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dart.cameras import KannalaBrandt
-from dart.data.sample import Sample
+from dart.data.sample import Batch, Sample
 from dart.models import DepthNet, Tuner, create_model, list_variants
 from dart.models.folding import fold
 from dart.recipe import TrainingSpec
@@ -138,3 +138,56 @@ def test_only_what_leaves_the_encoder_alone_is_grouped() -> None:
     assert [[t.seed for t in group] for group in groups] == [[0, 2], [1], [3], [4]]
     assert trainers[0].model.encoder is trainers[2].model.encoder
     assert trainers[1].model.encoder is not trainers[0].model.encoder
+
+
+def test_runs_whose_pictures_come_again_fold_apart_from_those_whose_do_not() -> None:
+    specs = [SPEC, SPEC.model_copy(update={"colour": 0.5})] * 2
+    trainers = [make_trainer(make_net("daa", 0), seed, spec) for seed, spec in enumerate(specs)]
+    groups = share_encoder(trainers)
+    assert groups == [trainers[::2], trainers[1::2]]
+    for group in groups:
+        assert not any(isinstance(step, Exception) for step in take_steps(group))
+
+
+def test_a_run_that_cannot_move_fails_alone_and_no_other_moves_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where the moments of the second run's optimiser find no memory."""
+    nets = [make_net("daa", seed) for seed in range(3)]
+    alone = [make_trainer(copy.deepcopy(net), seed) for seed, net in enumerate(nets)]
+    [group] = share_encoder([make_trainer(net, seed) for seed, net in enumerate(nets)])
+
+    def lack() -> None:
+        raise MemoryError("planted")
+
+    monkeypatch.setattr(group[1].optimizer, "step", lack)
+    one, failed, other = take_steps(group)
+    assert isinstance(failed, MemoryError)
+    assert [len(trainer.history) for trainer in group] == [1, 0, 1]
+    for place, step in ((0, one), (2, other)):
+        alone[place].take_step()
+        assert not isinstance(step, Exception)
+        moved = weights(group[place].model)
+        for key, value in weights(alone[place].model).items():
+            torch.testing.assert_close(moved[key], value, rtol=1e-4, atol=1e-7)
+
+
+def test_a_picture_of_the_next_step_that_cannot_be_read_costs_no_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    [group] = share_encoder([make_trainer(make_net("daa", seed), seed) for seed in range(2)])
+    static, draw = StaticStep(group), group[1].draw
+
+    def read(step: int | None = None) -> Batch:
+        if step == 1 or len(group[1].history) == 1:
+            raise OSError("planted")
+        return draw(step)
+
+    monkeypatch.setattr(group[1], "draw", read)
+    assert not any(isinstance(step, Exception) for step in static.take())
+    before = [weights(trainer.model) for trainer in group]
+    with pytest.raises(OSError, match="planted"):
+        static.take()
+    assert [len(trainer.history) for trainer in group] == [1, 1]
+    for trainer, kept in zip(group, before, strict=True):
+        torch.testing.assert_close(weights(trainer.model), kept, rtol=0, atol=0)

@@ -195,7 +195,7 @@ class Fold:
     """Runs of the short study, each of two seeds, in a ``FoldExecutor`` of this process."""
 
     def __init__(self, own: Path, results: Path) -> None:
-        (results / "runs").mkdir()
+        (results / "runs").mkdir(parents=True)
         (results / "studies" / "short" / "states").mkdir(parents=True)
         self.results, self.notes, self.done = results, [], []
         plan = make_plan(load_spec(own / "short.yaml"), results)
@@ -309,3 +309,49 @@ def test_a_stop_keeps_the_state_of_every_run(own: Path, tmp_path: Path) -> None:
         kept = torch.load(fold.state(recipe.key), weights_only=True)
         lengths.append(len(kept["trainer"]["history"]))
     assert set(lengths) == {2}
+
+
+def test_a_stop_within_a_step_loses_no_point_of_a_curve(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed, fold = Fold(own, tmp_path / "whole"), Fold(own, tmp_path / "stopped")
+    undisturbed.run()
+    on_step = fold._on_step
+
+    def stop_soon(done: int, steps: int, loss: float) -> None:
+        on_step(done, steps, loss)
+        if len(fold.done) == 5:  # the others have taken the step, and nobody told them
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(fold, "_on_step", stop_soon)
+    with pytest.raises(Stopped):
+        fold.run()
+    fold.run()
+    curves = [
+        {path.parent.name: set(pd.read_parquet(path).step) for path in root.rglob("curves.parquet")}
+        for root in (tmp_path / "whole", tmp_path / "stopped")
+    ]
+    assert len(curves[0]) == len(fold.recipes)
+    assert curves[0] == curves[1]
+
+
+def test_an_error_of_a_step_of_one_is_that_runs(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where a step of one run raises instead of answering."""
+    fold = Fold(own, tmp_path)
+    bad, take = fold.recipes[1], together.take_steps
+
+    def take_or_raise(trainers: list[Any]) -> Any:
+        if any(trainer.model.variant == bad.variant for trainer in trainers):
+            raise ValueError("planted")
+        return take(trainers)
+
+    monkeypatch.setattr(together, "take_steps", take_or_raise)
+    fold.run()
+    ended = {record["key"]: record for record in records(tmp_path).values()}
+    assert len(ended) == len(fold.recipes)
+    for recipe in fold.recipes:
+        is_bad = recipe.variant == bad.variant
+        assert ended[recipe.key]["status"] == ("failed" if is_bad else "finished")
+    assert "planted" in ended[bad.key]["reason"]
