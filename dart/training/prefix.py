@@ -36,7 +36,8 @@ class Prefix:
         if model.pretrained is not None:
             device = str(next(model.encoder.parameters()).device)
             identity = (model.pretrained[1], is_folded(model.encoder), precision, device)
-            if not any(key[:4] == identity for key in _kept):  # pyright: ignore[reportIndexIssue]
+            own = [kept for key, kept in _kept.items() if key[:4] == identity]  # pyright: ignore[reportIndexIssue]
+            if not any(own):
                 for kept in _kept.values():  # emptied, not forgotten: a run may go on to fill it
                     kept.clear()
             self.kept = _kept.setdefault((*identity, self.stages), {})
