@@ -34,9 +34,10 @@ class Prefix:
         self.stages = model.num_constant_stages
         self.kept: dict[bytes, list[Tensor]] = {}
         if model.pretrained is not None:
-            device = str(next(model.encoder.parameters()).device)
-            identity = (model.pretrained[1], is_folded(model.encoder), precision, device)
-            own = [kept for key, kept in _kept.items() if key[:4] == identity]  # pyright: ignore[reportIndexIssue]
+            weight = next(model.encoder.parameters())
+            kind = (str(weight.device), weight.dtype, precision)
+            identity = (model.pretrained[1], is_folded(model.encoder), *kind)
+            own = [kept for key, kept in _kept.items() if key[:-1] == identity]  # pyright: ignore[reportIndexIssue]
             if not any(own):
                 for kept in _kept.values():  # emptied, not forgotten: a run may go on to fill it
                     kept.clear()
